@@ -1,0 +1,6 @@
+//! datamon: a FUSE file system that keeps versioned data sets on plain object storage.
+//!
+//! The library is the program's own house, not a public interface; `docs/ARCHITECTURE.md` draws its floors.
+//! A module imports from a lower floor only; `tests/suites/tidy.rs` holds that.
+
+pub mod model;

@@ -1,0 +1,3 @@
+//! The `datamon` program: its command line is wired in `cli`.
+
+fn main() {}
