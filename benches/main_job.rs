@@ -41,11 +41,7 @@ fn main() -> ExitCode {
 
 fn run_in_own_mount_namespace() -> ExitCode {
     let this = std::env::current_exe().expect("Linux names the running program");
-    let status = Command::new("unshare")
-        .args(["-m", "--propagation", "private"])
-        .arg(this)
-        .env(INSIDE, "1")
-        .status();
+    let status = Command::new("unshare").args(["-m", "--propagation", "private"]).arg(this).env(INSIDE, "1").status();
     match status {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
@@ -65,14 +61,9 @@ struct Settings {
 
 impl Settings {
     fn from_environment() -> Self {
-        let number = |name: &str, default: u64| {
-            std::env::var(name)
-                .ok()
-                .and_then(|text| text.parse().ok())
-                .unwrap_or(default)
-        };
-        let scratch = std::env::var_os("BENCH_DIR")
-            .map_or_else(|| PathBuf::from("target/bench"), PathBuf::from);
+        let number =
+            |name: &str, default: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+        let scratch = std::env::var_os("BENCH_DIR").map_or_else(|| PathBuf::from("target/bench"), PathBuf::from);
         Self {
             scratch: std::path::absolute(&scratch).expect("a working directory"),
             rounds: number("BENCH_ROUNDS", 5) as usize,
@@ -90,11 +81,8 @@ struct Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         for mount in ["mnt", "other"] {
-            let _ = Command::new("umount")
-                .arg("-i")
-                .arg(self.dir.join(mount))
-                .stderr(std::process::Stdio::null())
-                .status();
+            let _ =
+                Command::new("umount").arg("-i").arg(self.dir.join(mount)).stderr(std::process::Stdio::null()).status();
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
@@ -109,9 +97,7 @@ struct Row {
 impl Bench {
     fn new(settings: &Settings) -> Result<Self, String> {
         let _ = fs::remove_dir_all(&settings.scratch);
-        let bench = Self {
-            dir: settings.scratch.clone(),
-        };
+        let bench = Self { dir: settings.scratch.clone() };
         for sub in ["local", "mnt", "other", "store"] {
             fs::create_dir_all(bench.dir.join(sub)).map_err(|e| format!("{sub}: {e}"))?;
         }
@@ -134,13 +120,7 @@ impl Bench {
             "read all small files, cold",
             "read all small files, second time",
         ];
-        let mut rows: Vec<Row> = names
-            .iter()
-            .map(|work| Row {
-                work,
-                rounds: Vec::new(),
-            })
-            .collect();
+        let mut rows: Vec<Row> = names.iter().map(|work| Row { work, rounds: Vec::new() }).collect();
         let mut commits = Vec::new();
         let mut peak_kib = 0;
         for round in 0..settings.rounds {
@@ -155,37 +135,21 @@ impl Bench {
     }
 
     /// One round: every piece of work once, on fresh bytes, so that nothing deduplicates onto an earlier round.
-    fn round(
-        &self,
-        round: usize,
-        settings: &Settings,
-        peak_kib: &mut u64,
-    ) -> Result<(Vec<Pair>, f64), String> {
+    fn round(&self, round: usize, settings: &Settings, peak_kib: &mut u64) -> Result<(Vec<Pair>, f64), String> {
         let repo = format!("round{round}");
         let source = self.dir.join("source");
         let local = self.dir.join("local").join(&repo);
         let staging = self.dir.join("mnt").join(&repo).join("staging");
-        fs::create_dir(self.dir.join("mnt").join(&repo))
-            .map_err(|e| format!("mkdir {repo}: {e}"))?;
+        fs::create_dir(self.dir.join("mnt").join(&repo)).map_err(|e| format!("mkdir {repo}: {e}"))?;
         fs::create_dir_all(&local).map_err(|e| e.to_string())?;
         small_files(&source, settings.files, round as u64)?;
 
-        let mut pairs = vec![both(&local, &staging, |to| {
-            copy_tree(&source, &to.join("small"))
-        })?];
-        pairs.push(both(&local, &staging, |to| {
-            create_many(&to.join("created"), settings.files)
-        })?);
-        pairs.push(both(&local, &staging, |to| {
-            quiet("find", &[&to.display().to_string()])
-        })?);
-        pairs.push(both(&local, &staging, |to| {
-            quiet("find", &[&to.display().to_string(), "-size", "+1000k"])
-        })?);
+        let mut pairs = vec![both(&local, &staging, |to| copy_tree(&source, &to.join("small")))?];
+        pairs.push(both(&local, &staging, |to| create_many(&to.join("created"), settings.files))?);
+        pairs.push(both(&local, &staging, |to| quiet("find", &[&to.display().to_string()]))?);
+        pairs.push(both(&local, &staging, |to| quiet("find", &[&to.display().to_string(), "-size", "+1000k"]))?);
         let small_commit = seconds(|| quiet("sync", &[&staging.display().to_string()]))?;
-        pairs.push(both(&local, &staging, |to| {
-            write_large(&to.join("large"), settings.large_bytes, round as u64)
-        })?);
+        pairs.push(both(&local, &staging, |to| write_large(&to.join("large"), settings.large_bytes, round as u64))?);
         let copied = seconds(|| copy_and_fsync(&local.join("large"), &local.join("large.copy")))?;
         let large_commit = seconds(|| quiet("sync", &[&staging.display().to_string()]))?;
         pairs.push((copied, large_commit));
@@ -234,33 +198,22 @@ impl Bench {
             .stdout(std::process::Stdio::null())
             .status()
             .map_err(|e| format!("{DATAMON}: {e}"))?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(format!("datamon {} failed", args.join(" ")))
-        }
+        if status.success() { Ok(()) } else { Err(format!("datamon {} failed", args.join(" "))) }
     }
 
     fn daemon_peak_kib(&self, mount: &str) -> u64 {
-        let status =
-            fs::read_to_string(self.dir.join(mount).join(".datamon/status")).unwrap_or_default();
+        let status = fs::read_to_string(self.dir.join(mount).join(".datamon/status")).unwrap_or_default();
         let Some(pid) = status.lines().find_map(|line| line.strip_prefix("pid: ")) else {
             return 0;
         };
-        let process =
-            fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap_or_default();
+        let process = fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap_or_default();
         let peak = process.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        peak.and_then(|line| line.trim().trim_end_matches(" kB").trim().parse().ok())
-            .unwrap_or(0)
+        peak.and_then(|line| line.trim().trim_end_matches(" kB").trim().parse().ok()).unwrap_or(0)
     }
 }
 
 /// The same work on the local disk and through the mount.
-fn both(
-    local: &Path,
-    mounted: &Path,
-    work: impl Fn(&Path) -> Result<(), String>,
-) -> Result<Pair, String> {
+fn both(local: &Path, mounted: &Path, work: impl Fn(&Path) -> Result<(), String>) -> Result<Pair, String> {
     Ok((seconds(|| work(local))?, seconds(|| work(mounted))?))
 }
 
@@ -271,24 +224,16 @@ fn seconds(work: impl FnOnce() -> Result<(), String>) -> Result<f64, String> {
 }
 
 fn quiet(program: &str, args: &[&str]) -> Result<(), String> {
-    let output = Command::new(program)
-        .args(args)
-        .output()
-        .map_err(|e| format!("{program}: {e}"))?;
+    let output = Command::new(program).args(args).output().map_err(|e| format!("{program}: {e}"))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(format!(
-        "{program} {}: {}",
-        args.join(" "),
-        String::from_utf8_lossy(&output.stderr).trim()
-    ))
+    Err(format!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
 }
 
 fn drop_caches() -> Result<(), String> {
     quiet("sync", &[])?;
-    fs::write("/proc/sys/vm/drop_caches", "3")
-        .map_err(|e| format!("drop_caches: {e} (run as root)"))
+    fs::write("/proc/sys/vm/drop_caches", "3").map_err(|e| format!("drop_caches: {e} (run as root)"))
 }
 
 /// Bytes that do not compress and do not repeat: xorshift64*, seeded.
@@ -331,10 +276,7 @@ fn small_files(root: &Path, count: usize, seed: u64) -> Result<(), String> {
 }
 
 fn copy_tree(from: &Path, to: &Path) -> Result<(), String> {
-    quiet(
-        "cp",
-        &["-r", &from.display().to_string(), &to.display().to_string()],
-    )
+    quiet("cp", &["-r", &from.display().to_string(), &to.display().to_string()])
 }
 
 fn create_many(dir: &Path, count: usize) -> Result<(), String> {
@@ -361,17 +303,8 @@ fn write_large(path: &Path, bytes: u64, seed: u64) -> Result<(), String> {
 }
 
 fn copy_and_fsync(from: &Path, to: &Path) -> Result<(), String> {
-    quiet(
-        "cp",
-        &[
-            "--reflink=never",
-            &from.display().to_string(),
-            &to.display().to_string(),
-        ],
-    )?;
-    File::open(to)
-        .and_then(|file| file.sync_all())
-        .map_err(|e| e.to_string())
+    quiet("cp", &["--reflink=never", &from.display().to_string(), &to.display().to_string()])?;
+    File::open(to).and_then(|file| file.sync_all()).map_err(|e| e.to_string())
 }
 
 fn read_file(path: &Path) -> Result<(), String> {
@@ -380,10 +313,7 @@ fn read_file(path: &Path) -> Result<(), String> {
     let mut buffer = vec![0; 1 << 20];
     let mut total = 0;
     loop {
-        match file
-            .read(&mut buffer)
-            .map_err(|e| format!("{}: {e}", path.display()))?
-        {
+        match file.read(&mut buffer).map_err(|e| format!("{}: {e}", path.display()))? {
             0 if total == expected => return Ok(()),
             0 => return Err(format!("{}: {total} of {expected} bytes", path.display())),
             n => total += n as u64,
@@ -419,23 +349,13 @@ fn table(rows: &[Row], commits: &mut [f64], peak_kib: u64, settings: &Settings) 
         let mut local: Vec<f64> = row.rounds.iter().map(|pair| pair.0).collect();
         let mut mounted: Vec<f64> = row.rounds.iter().map(|pair| pair.1).collect();
         let mut ratios: Vec<f64> = row.rounds.iter().map(|pair| pair.0 / pair.1).collect();
-        let (local, mounted, ratio) = (
-            median(&mut local),
-            median(&mut mounted),
-            median(&mut ratios),
-        );
-        text += &format!(
-            "| {} | {local:.3} | {mounted:.3} | {ratio:.2} |\n",
-            row.work
-        );
+        let (local, mounted, ratio) = (median(&mut local), median(&mut mounted), median(&mut ratios));
+        text += &format!("| {} | {local:.3} | {mounted:.3} | {ratio:.2} |\n", row.work);
     }
-    let creates = rows
-        .iter()
-        .find(|row| row.work.starts_with("creates"))
-        .map_or(0.0, |row| {
-            let mut times: Vec<f64> = row.rounds.iter().map(|pair| pair.1).collect();
-            settings.files as f64 / median(&mut times)
-        });
+    let creates = rows.iter().find(|row| row.work.starts_with("creates")).map_or(0.0, |row| {
+        let mut times: Vec<f64> = row.rounds.iter().map(|pair| pair.1).collect();
+        settings.files as f64 / median(&mut times)
+    });
     text += &format!("\ncreates a second: {creates:.0}\n");
     text += &format!("commit after the small files: {:.3} s\n", median(commits));
     text += &format!("peak resident memory of a daemon: {} MiB\n", peak_kib >> 10);

@@ -62,10 +62,7 @@ impl ChunkLayout {
 
     /// The bytes of the file that chunk `index` holds; empty past the end.
     pub fn span(&self, index: ChunkIndex) -> Range<u64> {
-        let start = index
-            .0
-            .saturating_mul(self.size.bytes())
-            .min(self.file_bytes);
+        let start = index.0.saturating_mul(self.size.bytes()).min(self.file_bytes);
         start..start.saturating_add(self.size.bytes()).min(self.file_bytes)
     }
 
@@ -104,14 +101,8 @@ mod tests {
     fn a_read_covers_the_chunks_that_hold_its_bytes_and_none_past_the_end() {
         let layout = ChunkLayout::new(2 * MIB + 1, ChunkSize::DEFAULT);
         assert_eq!(layout.covering(&(0..MIB)), ChunkIndex(0)..ChunkIndex(1));
-        assert_eq!(
-            layout.covering(&(MIB - 1..MIB + 1)),
-            ChunkIndex(0)..ChunkIndex(2)
-        );
-        assert_eq!(
-            layout.covering(&(0..u64::MAX)),
-            ChunkIndex(0)..ChunkIndex(3)
-        );
+        assert_eq!(layout.covering(&(MIB - 1..MIB + 1)), ChunkIndex(0)..ChunkIndex(2));
+        assert_eq!(layout.covering(&(0..u64::MAX)), ChunkIndex(0)..ChunkIndex(3));
         let past = layout.covering(&(5 * MIB..6 * MIB));
         assert_eq!(past.start, past.end);
     }

@@ -17,22 +17,15 @@ impl Timestamp {
     /// The next representable instant.
     pub fn next(self) -> Self {
         if self.nanos == 999_999_999 {
-            Self {
-                secs: self.secs.saturating_add(1),
-                nanos: 0,
-            }
+            Self { secs: self.secs.saturating_add(1), nanos: 0 }
         } else {
-            Self {
-                nanos: self.nanos + 1,
-                ..self
-            }
+            Self { nanos: self.nanos + 1, ..self }
         }
     }
 
     /// Milliseconds since 1970, zero for earlier instants.
     pub fn millis(self) -> u64 {
-        u64::try_from(self.secs).unwrap_or(0).saturating_mul(1000)
-            + u64::from(self.nanos / 1_000_000)
+        u64::try_from(self.secs).unwrap_or(0).saturating_mul(1000) + u64::from(self.nanos / 1_000_000)
     }
 }
 
@@ -64,23 +57,14 @@ mod tests {
 
     #[test]
     fn a_time_is_shown_as_rfc_3339_in_utc() {
-        let time = Timestamp {
-            secs: 1_700_000_000,
-            nanos: 5_000_000,
-        };
+        let time = Timestamp { secs: 1_700_000_000, nanos: 5_000_000 };
         assert_eq!(time.to_string(), "2023-11-14T22:13:20.005Z");
-        assert_eq!(
-            Timestamp { secs: -1, nanos: 0 }.to_string(),
-            "1969-12-31T23:59:59Z"
-        );
+        assert_eq!(Timestamp { secs: -1, nanos: 0 }.to_string(), "1969-12-31T23:59:59Z");
     }
 
     #[test]
     fn the_next_instant_carries_into_the_second() {
-        let last = Timestamp {
-            secs: 1,
-            nanos: 999_999_999,
-        };
+        let last = Timestamp { secs: 1, nanos: 999_999_999 };
         assert_eq!(last.next(), Timestamp { secs: 2, nanos: 0 });
     }
 }

@@ -120,8 +120,7 @@ impl FromStr for PackId {
 
     fn from_str(text: &str) -> Result<Self, IdError> {
         let mut parts = text.split('-');
-        let (Some(intent), Some(run), Some(seq), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(intent), Some(run), Some(seq), None) = (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(IdError);
         };
@@ -130,11 +129,7 @@ impl FromStr for PackId {
             run: Run(u64::from_str_radix(run, 16).map_err(|_| IdError)?),
             seq: u32::from_str_radix(seq, 16).map_err(|_| IdError)?,
         };
-        if id.to_string() == text {
-            Ok(id)
-        } else {
-            Err(IdError)
-        }
+        if id.to_string() == text { Ok(id) } else { Err(IdError) }
     }
 }
 
@@ -237,21 +232,14 @@ mod tests {
         let id = BundleId::from_parts(1_700_000_000_000, 42);
         assert_eq!(id.to_string().len(), 26);
         assert_eq!(id.to_string().parse(), Ok(id));
-        assert_eq!(
-            id.to_string().to_lowercase().parse::<BundleId>(),
-            Err(IdError)
-        );
+        assert_eq!(id.to_string().to_lowercase().parse::<BundleId>(), Err(IdError));
         assert_eq!(id.millis(), 1_700_000_000_000);
         assert_eq!(BundleId::from_bytes(id.to_bytes()), id);
     }
 
     #[test]
     fn a_pack_id_survives_its_text() {
-        let id = PackId {
-            intent: IntentId::from_parts(1, 2),
-            run: Run(u64::MAX),
-            seq: 7,
-        };
+        let id = PackId { intent: IntentId::from_parts(1, 2), run: Run(u64::MAX), seq: 7 };
         assert_eq!(id.to_string().parse(), Ok(id));
         assert!("x-y-z".parse::<PackId>().is_err());
     }
@@ -259,10 +247,7 @@ mod tests {
     #[test]
     fn a_files_id_depends_on_its_length_and_its_chunks() {
         let block = BlockId::of([ChunkId::of(b"a"), ChunkId::of(b"b")]);
-        assert_ne!(
-            ContentId::of_blocks(1, [block]),
-            ContentId::of_blocks(2, [block])
-        );
+        assert_ne!(ContentId::of_blocks(1, [block]), ContentId::of_blocks(2, [block]));
         assert_ne!(block, BlockId::of([ChunkId::of(b"b"), ChunkId::of(b"a")]));
     }
 }

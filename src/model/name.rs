@@ -22,9 +22,7 @@ pub enum NameError {
         found: usize,
     },
     /// A byte outside the allowed set.
-    #[error(
-        "a name starts with a letter or digit and goes on with letters, digits, '.', '_' or '-'"
-    )]
+    #[error("a name starts with a letter or digit and goes on with letters, digits, '.', '_' or '-'")]
     Shape,
     /// The name has a meaning of its own.
     #[error("the name is reserved")]
@@ -39,10 +37,7 @@ fn check_word(text: &str) -> Result<(), NameError> {
     let bytes = text.as_bytes();
     let first = *bytes.first().ok_or(NameError::Empty)?;
     if bytes.len() > LABEL_BYTES_MAX {
-        return Err(NameError::TooLong {
-            max: LABEL_BYTES_MAX,
-            found: bytes.len(),
-        });
+        return Err(NameError::TooLong { max: LABEL_BYTES_MAX, found: bytes.len() });
     }
     let inner = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     if !first.is_ascii_alphanumeric() || !bytes.iter().all(inner) {
@@ -147,13 +142,9 @@ impl FileName {
             return Err(NameError::Empty);
         }
         if bytes.len() > NAME_BYTES_MAX {
-            return Err(NameError::TooLong {
-                max: NAME_BYTES_MAX,
-                found: bytes.len(),
-            });
+            return Err(NameError::TooLong { max: NAME_BYTES_MAX, found: bytes.len() });
         }
-        if &bytes[..] == b"." || &bytes[..] == b".." || bytes.iter().any(|b| matches!(b, b'/' | 0))
-        {
+        if &bytes[..] == b"." || &bytes[..] == b".." || bytes.iter().any(|b| matches!(b, b'/' | 0)) {
             return Err(NameError::NoFileName);
         }
         Ok(Self(bytes))
@@ -193,20 +184,14 @@ mod tests {
         assert_eq!("".parse::<RepoName>(), Err(NameError::Empty));
         assert_eq!("a/b".parse::<RepoName>(), Err(NameError::Shape));
         assert!("a".repeat(128).parse::<RepoName>().is_ok());
-        assert!(matches!(
-            "a".repeat(129).parse::<RepoName>(),
-            Err(NameError::TooLong { .. })
-        ));
+        assert!(matches!("a".repeat(129).parse::<RepoName>(), Err(NameError::TooLong { .. })));
     }
 
     #[test]
     fn a_label_is_never_latest_nor_shaped_like_a_bundle() {
         assert!("v1".parse::<LabelName>().is_ok());
         assert_eq!("latest".parse::<LabelName>(), Err(NameError::Reserved));
-        assert_eq!(
-            "01JD3KZZZZZZZZZZZZZZZZZZZZ".parse::<LabelName>(),
-            Err(NameError::Reserved)
-        );
+        assert_eq!("01JD3KZZZZZZZZZZZZZZZZZZZZ".parse::<LabelName>(), Err(NameError::Reserved));
     }
 
     #[test]

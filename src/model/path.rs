@@ -18,10 +18,7 @@ impl TreePath {
     /// Parses `a/b/c`; empty components, `.` and `..` are refused.
     pub fn parse(bytes: &[u8]) -> Result<Self, NameError> {
         if bytes.len() > PATH_BYTES_MAX {
-            return Err(NameError::TooLong {
-                max: PATH_BYTES_MAX,
-                found: bytes.len(),
-            });
+            return Err(NameError::TooLong { max: PATH_BYTES_MAX, found: bytes.len() });
         }
         if !bytes.is_empty() {
             for component in bytes.split(|b| *b == b'/') {
@@ -59,9 +56,7 @@ impl TreePath {
     /// The components from the root down.
     pub fn components(&self) -> impl Iterator<Item = FileName> + '_ {
         let parts = self.0.split(|b| *b == b'/').filter(|part| !part.is_empty());
-        parts.map(|part| {
-            FileName::new(part.to_vec()).expect("every component was parsed when the path was made")
-        })
+        parts.map(|part| FileName::new(part.to_vec()).expect("every component was parsed when the path was made"))
     }
 
     /// Whether this is the tree's root.
@@ -96,10 +91,7 @@ mod tests {
         let name = FileName::new(&b"b"[..]).unwrap();
         let path = TreePath::parse(b"a").unwrap().join(&name);
         assert_eq!(path.as_bytes(), b"a/b");
-        assert_eq!(
-            path.split_last(),
-            Some((TreePath::parse(b"a").unwrap(), name))
-        );
+        assert_eq!(path.split_last(), Some((TreePath::parse(b"a").unwrap(), name)));
         assert_eq!(TreePath::root().split_last(), None);
         assert_eq!(path.components().count(), 2);
         assert_eq!(TreePath::root().components().count(), 0);

@@ -1,0 +1,451 @@
+//! Descriptors: one object that is a bundle. Also the pages, extent blocks and pack tables that one leads to.
+//!
+//! A *page* lists ranges (level 0) or pages (level 1 and up) by their first key:
+//! `level u8 · packs · varint n, each {first key string, rows varint, record}`. An *extent block* is
+//! `varint n, ids 32 each · packs · n × {0 u8: hole | 1 u8, locator}`; its id covers the ids alone. A *block list*
+//! is `packs · varint n, each {id 32, record}`. A *pack table* is `varint n, each {intent 16, run u64, seq u32,
+//! length u64, footer hash 32}`.
+//!
+//! A descriptor's body: `repo 16 · bundle 16 · intent 16 · time · chunk size's log2 u8 · who · message · tool · parents ·
+//! labels · counts · layers (1 in this version), each {root page of D, root page of F, rows of D, rows of F} ·
+//! packs of the pack table's records · pack table: 0 u8 and the table, or 1 u8 and records of tables`.
+
+use bytes::Bytes;
+
+use super::FormatError;
+use super::range::{PackDictionary, RowKey, put_locator, put_record, take_locator, take_packs, take_record};
+use super::refs::{put_time, take_text, take_time};
+use super::wire::{Reader, Writer};
+use crate::model::chunk::ChunkSize;
+use crate::model::clock::Timestamp;
+use crate::model::entry::{BlockRef, Extent, RecordRef, TreeCounts};
+use crate::model::id::{BlockId, BundleId, ChunkId, IntentId, ObjectHash, PackId, RepoId, Run};
+use crate::model::limits::{EXTENT_BLOCK_CHUNKS, LABELS_MAX, LAYERS_MAX};
+use crate::model::name::LabelName;
+
+/// Entries that one page may hold.
+pub const PAGE_ENTRIES_MAX: usize = 1_024;
+/// Levels of pages: 1,024 × 1,024 ranges of 1,024 rows are more than a bundle may have.
+const PAGE_LEVEL_MAX: u8 = 3;
+
+/// One range or page, as the page above names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageEntry {
+    /// The smallest key in it.
+    pub first: RowKey,
+    /// Rows in it.
+    pub rows: u64,
+    /// Where it lies.
+    pub at: RecordRef,
+}
+
+/// A list of ranges or of pages.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Page {
+    /// 0: the entries are ranges; above: pages of one level less.
+    pub level: u8,
+    /// In key order.
+    pub entries: Vec<PageEntry>,
+}
+
+impl Page {
+    /// The page's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut packs = PackDictionary::default();
+        let mut rows = Writer::new();
+        rows.varint(self.entries.len() as u64);
+        for entry in &self.entries {
+            rows.string(entry.first.as_bytes());
+            rows.varint(entry.rows);
+            put_record(&mut rows, &mut packs, &entry.at);
+        }
+        let mut writer = Writer::new();
+        writer.u8(self.level);
+        packs.put(&mut writer);
+        writer.array(&rows.into_bytes());
+        writer.into_bytes()
+    }
+
+    /// The page with these bytes.
+    pub fn decode(raw: &[u8]) -> Result<Self, FormatError> {
+        let mut reader = Reader::new(raw);
+        let page = Self::take(&mut reader)?;
+        reader.finish()?;
+        Ok(page)
+    }
+
+    fn take(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
+        let level = reader.u8()?;
+        let packs = take_packs(reader)?;
+        let count = reader.count(38)?;
+        if count > PAGE_ENTRIES_MAX || level > PAGE_LEVEL_MAX {
+            return Err(FormatError::Malformed { what: "page" });
+        }
+        let mut entries: Vec<PageEntry> = Vec::with_capacity(count);
+        for _ in 0..count {
+            let first = RowKey::from_bytes(reader.string()?)?;
+            let rows = reader.varint()?;
+            let at = take_record(reader, &packs)?;
+            if entries.last().is_some_and(|last| last.first >= first) {
+                return Err(FormatError::Malformed { what: "order of a page" });
+            }
+            entries.push(PageEntry { first, rows, at });
+        }
+        Ok(Self { level, entries })
+    }
+
+    /// Rows below this page.
+    pub fn rows(&self) -> u64 {
+        self.entries.iter().fold(0, |sum, entry| sum.saturating_add(entry.rows))
+    }
+}
+
+/// The bytes of an extent block.
+pub fn encode_extents(extents: &[Extent]) -> Vec<u8> {
+    let mut packs = PackDictionary::default();
+    let mut places = Writer::new();
+    for extent in extents {
+        places.u8(u8::from(extent.at.is_some()));
+        if let Some(at) = &extent.at {
+            put_locator(&mut places, &mut packs, at);
+        }
+    }
+    let mut writer = Writer::new();
+    writer.varint(extents.len() as u64);
+    extents.iter().for_each(|extent| writer.array(extent.id.as_bytes()));
+    packs.put(&mut writer);
+    writer.array(&places.into_bytes());
+    writer.into_bytes()
+}
+
+/// The extents of a block, whose id must be `id`.
+pub fn decode_extents(id: BlockId, raw: &[u8]) -> Result<Vec<Extent>, FormatError> {
+    let mut reader = Reader::new(raw);
+    let count = reader.count(33)?;
+    if count > EXTENT_BLOCK_CHUNKS {
+        return Err(FormatError::Malformed { what: "extent block" });
+    }
+    let mut ids = Vec::with_capacity(count);
+    for _ in 0..count {
+        ids.push(ChunkId(reader.array()?));
+    }
+    if BlockId::of(ids.iter().copied()) != id {
+        return Err(FormatError::Hash);
+    }
+    let packs = take_packs(&mut reader)?;
+    let mut extents = Vec::with_capacity(count);
+    for id in ids {
+        let at = match reader.u8()? {
+            0 => None,
+            1 => Some(take_locator(&mut reader, &packs)?),
+            _ => return Err(FormatError::Malformed { what: "extent" }),
+        };
+        extents.push(Extent { id, at });
+    }
+    reader.finish()?;
+    Ok(extents)
+}
+
+/// The bytes of a block list.
+pub fn encode_block_list(blocks: &[BlockRef]) -> Vec<u8> {
+    let mut packs = PackDictionary::default();
+    let mut rows = Writer::new();
+    rows.varint(blocks.len() as u64);
+    for block in blocks {
+        rows.array(block.id.as_bytes());
+        put_record(&mut rows, &mut packs, &block.at);
+    }
+    let mut writer = Writer::new();
+    packs.put(&mut writer);
+    writer.array(&rows.into_bytes());
+    writer.into_bytes()
+}
+
+/// The blocks of a block list.
+pub fn decode_block_list(raw: &[u8]) -> Result<Vec<BlockRef>, FormatError> {
+    let mut reader = Reader::new(raw);
+    let packs = take_packs(&mut reader)?;
+    let count = reader.count(68)?;
+    let mut blocks = Vec::with_capacity(count);
+    for _ in 0..count {
+        blocks.push(BlockRef { id: BlockId(reader.array()?), at: take_record(&mut reader, &packs)? });
+    }
+    reader.finish()?;
+    Ok(blocks)
+}
+
+/// One pack that a bundle refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackEntry {
+    /// The pack.
+    pub id: PackId,
+    /// Its length in bytes.
+    pub length: u64,
+    /// Hash of its footer.
+    pub footer_hash: ObjectHash,
+}
+
+/// The bytes of a pack table.
+pub fn encode_pack_table(packs: &[PackEntry]) -> Vec<u8> {
+    let mut writer = Writer::new();
+    writer.varint(packs.len() as u64);
+    for pack in packs {
+        writer.array(&pack.id.intent.to_bytes());
+        writer.u64(pack.id.run.0);
+        writer.u32(pack.id.seq);
+        writer.u64(pack.length);
+        writer.array(pack.footer_hash.as_bytes());
+    }
+    writer.into_bytes()
+}
+
+/// The packs of a pack table.
+pub fn decode_pack_table(raw: &[u8]) -> Result<Vec<PackEntry>, FormatError> {
+    let mut reader = Reader::new(raw);
+    let packs = take_pack_table(&mut reader)?;
+    reader.finish()?;
+    Ok(packs)
+}
+
+fn take_pack_table(reader: &mut Reader<'_>) -> Result<Vec<PackEntry>, FormatError> {
+    let count = reader.count(68)?;
+    let mut packs = Vec::with_capacity(count);
+    for _ in 0..count {
+        let intent = IntentId::from_bytes(reader.array()?);
+        let id = PackId { intent, run: Run(reader.u64()?), seq: reader.u32()? };
+        packs.push(PackEntry { id, length: reader.u64()?, footer_hash: ObjectHash(reader.array()?) });
+    }
+    Ok(packs)
+}
+
+/// The packs of a bundle, in the descriptor or in records of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PackTable {
+    /// At most [`PAGE_ENTRIES_MAX`] packs.
+    Here(Vec<PackEntry>),
+    /// Records, each a pack table.
+    Records(Vec<RecordRef>),
+}
+
+/// One layer of a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Layer {
+    /// Directories.
+    pub directories: Page,
+    /// Everything else.
+    pub files: Page,
+}
+
+/// A bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Descriptor {
+    /// The repo.
+    pub repo: RepoId,
+    /// The bundle.
+    pub bundle: BundleId,
+    /// The intent that wrote it.
+    pub intent: IntentId,
+    /// When it was sealed.
+    pub time: Timestamp,
+    /// The repo's chunk size.
+    pub chunk_size: ChunkSize,
+    /// User and host.
+    pub who: String,
+    /// The whole message.
+    pub message: String,
+    /// The program that wrote it.
+    pub tool: String,
+    /// What it was made from: bundle and hash of its descriptor.
+    pub parents: Vec<(BundleId, ObjectHash)>,
+    /// Labels asked for at the commit.
+    pub labels: Vec<LabelName>,
+    /// What lies below the root.
+    pub counts: TreeCounts,
+    /// From the base up.
+    pub layers: Vec<Layer>,
+    /// A superset of all packs that any table of the bundle names.
+    pub packs: PackTable,
+}
+
+impl Descriptor {
+    /// The descriptor's body.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::new();
+        writer.array(&self.repo.to_bytes());
+        writer.array(&self.bundle.to_bytes());
+        writer.array(&self.intent.to_bytes());
+        put_time(&mut writer, self.time);
+        writer.u8(self.chunk_size.log2());
+        [&self.who, &self.message, &self.tool].into_iter().for_each(|text| writer.string(text.as_bytes()));
+        writer.varint(self.parents.len() as u64);
+        for (bundle, hash) in &self.parents {
+            writer.array(&bundle.to_bytes());
+            writer.array(hash.as_bytes());
+        }
+        writer.varint(self.labels.len() as u64);
+        self.labels.iter().for_each(|label| writer.string(label.as_str().as_bytes()));
+        [self.counts.files, self.counts.bytes, self.counts.directories].into_iter().for_each(|n| writer.varint(n));
+        writer.varint(self.layers.len() as u64);
+        for layer in &self.layers {
+            writer.string(&layer.directories.encode());
+            writer.string(&layer.files.encode());
+        }
+        match &self.packs {
+            PackTable::Here(packs) => {
+                writer.u8(0);
+                writer.string(&encode_pack_table(packs));
+            }
+            PackTable::Records(records) => {
+                let mut packs = PackDictionary::default();
+                let mut list = Writer::new();
+                list.varint(records.len() as u64);
+                records.iter().for_each(|record| put_record(&mut list, &mut packs, record));
+                writer.u8(1);
+                packs.put(&mut writer);
+                writer.array(&list.into_bytes());
+            }
+        }
+        writer.into_bytes()
+    }
+
+    /// The descriptor with this body; a bundle with more layers than this version reads is refused by name.
+    pub fn decode(body: &Bytes) -> Result<Self, FormatError> {
+        let mut reader = Reader::new(body);
+        let repo = RepoId::from_bytes(reader.array()?);
+        let bundle = BundleId::from_bytes(reader.array()?);
+        let intent = IntentId::from_bytes(reader.array()?);
+        let time = take_time(&mut reader)?;
+        let malformed = FormatError::Malformed { what: "chunk size" };
+        let chunk_size = ChunkSize::from_log2(reader.u8()?).ok_or(malformed)?;
+        let who = take_text(&mut reader)?;
+        let message = take_text(&mut reader)?;
+        let tool = take_text(&mut reader)?;
+        let mut parents = Vec::new();
+        for _ in 0..reader.count(48)? {
+            parents.push((BundleId::from_bytes(reader.array()?), ObjectHash(reader.array()?)));
+        }
+        let labels = take_labels(&mut reader)?;
+        let counts = TreeCounts { files: reader.varint()?, bytes: reader.varint()?, directories: reader.varint()? };
+        let layers = take_layers(&mut reader)?;
+        let packs = match reader.u8()? {
+            0 => PackTable::Here(decode_pack_table(reader.string()?)?),
+            1 => {
+                let packs = take_packs(&mut reader)?;
+                let mut records = Vec::new();
+                for _ in 0..reader.count(37)? {
+                    records.push(take_record(&mut reader, &packs)?);
+                }
+                PackTable::Records(records)
+            }
+            _ => return Err(FormatError::Malformed { what: "pack table" }),
+        };
+        reader.finish()?;
+        let descriptor =
+            Self { repo, bundle, intent, time, chunk_size, who, message, tool, parents, labels, counts, layers, packs };
+        Ok(descriptor)
+    }
+}
+
+fn take_labels(reader: &mut Reader<'_>) -> Result<Vec<LabelName>, FormatError> {
+    let count = reader.count(2)?;
+    if count > LABELS_MAX {
+        return Err(FormatError::TooLarge { what: "labels", limit: LABELS_MAX as u64, found: count as u64 });
+    }
+    let mut labels = Vec::with_capacity(count);
+    for _ in 0..count {
+        labels.push(take_text(reader)?.parse().map_err(|_| FormatError::Malformed { what: "label" })?);
+    }
+    Ok(labels)
+}
+
+fn take_layers(reader: &mut Reader<'_>) -> Result<Vec<Layer>, FormatError> {
+    let count = reader.count(4)?;
+    if count == 0 || count > LAYERS_MAX {
+        return Err(FormatError::Malformed { what: "layers" });
+    }
+    if count > 1 {
+        let features = "delta layers".to_owned();
+        return Err(FormatError::UnknownFeature { kind: "descriptor", features });
+    }
+    let mut layers = Vec::with_capacity(count);
+    for _ in 0..count {
+        let directories = Page::decode(reader.string()?)?;
+        layers.push(Layer { directories, files: Page::decode(reader.string()?)? });
+    }
+    Ok(layers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::entry::{Codec, Locator};
+    use proptest::prelude::*;
+
+    fn record(seq: u32) -> RecordRef {
+        let pack = PackId { intent: IntentId::from_parts(1, 1), run: Run(2), seq };
+        RecordRef { pack, offset: 7, stored: 5, raw: 6, codec: Codec::Raw, hash: ObjectHash([9; 32]) }
+    }
+
+    fn sample() -> Descriptor {
+        let page = Page { level: 0, entries: vec![PageEntry { first: RowKey::root(), rows: 5, at: record(1) }] };
+        Descriptor {
+            repo: RepoId::from_parts(1, 2),
+            bundle: BundleId::from_parts(3, 4),
+            intent: IntentId::from_parts(5, 6),
+            time: Timestamp { secs: 7, nanos: 8 },
+            chunk_size: ChunkSize::DEFAULT,
+            who: "ann@lab".into(),
+            message: "first".into(),
+            tool: "datamon 0.1.0".into(),
+            parents: vec![(BundleId::from_parts(9, 9), ObjectHash([1; 32]))],
+            labels: vec!["v1".parse().unwrap()],
+            counts: TreeCounts { files: 1, bytes: 2, directories: 3 },
+            layers: vec![Layer { directories: page.clone(), files: page }],
+            packs: PackTable::Here(vec![PackEntry { id: record(1).pack, length: 9, footer_hash: ObjectHash([2; 32]) }]),
+        }
+    }
+
+    #[test]
+    fn a_descriptor_comes_back_with_either_form_of_pack_table() {
+        let descriptor = sample();
+        assert_eq!(Descriptor::decode(&descriptor.encode().into()), Ok(descriptor.clone()));
+        let records = Descriptor { packs: PackTable::Records(vec![record(3)]), ..descriptor };
+        assert_eq!(Descriptor::decode(&records.encode().into()), Ok(records));
+    }
+
+    #[test]
+    fn delta_layers_are_refused_by_name() {
+        let mut descriptor = sample();
+        descriptor.layers.push(Layer::default());
+        let refused = Descriptor::decode(&descriptor.encode().into()).unwrap_err();
+        assert!(refused.to_string().contains("delta layers"), "{refused}");
+    }
+
+    #[test]
+    fn an_extent_block_comes_back_and_only_under_its_own_id() {
+        let at = Locator { pack: record(1).pack, offset: 1, stored: 2, raw: 9, codec: Codec::Raw, inner: 0, len: 9 };
+        let extents = [Extent { id: ChunkId([1; 32]), at: Some(at) }, Extent { id: ChunkId([2; 32]), at: None }];
+        let raw = encode_extents(&extents);
+        let id = BlockId::of(extents.iter().map(|extent| extent.id));
+        assert_eq!(decode_extents(id, &raw).unwrap(), extents);
+        assert_eq!(decode_extents(BlockId([0; 32]), &raw), Err(FormatError::Hash));
+        let blocks = [BlockRef { id, at: record(4) }];
+        assert_eq!(decode_block_list(&encode_block_list(&blocks)).unwrap(), blocks);
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_descriptors_are_decoded_or_refused(bytes: Vec<u8>, at: usize, bit in 0u8..8) {
+            let _ = Descriptor::decode(&Bytes::from(bytes.clone()));
+            let _ = Page::decode(&bytes);
+            let _ = decode_pack_table(&bytes);
+            let _ = decode_block_list(&bytes);
+            let _ = decode_extents(BlockId::of([]), &bytes);
+            let mut flipped = sample().encode();
+            let at = at % flipped.len();
+            prop_assert!(Descriptor::decode(&flipped[..at].to_vec().into()).is_err());
+            flipped[at] ^= 1 << bit;
+            let _ = Descriptor::decode(&flipped.into());
+        }
+    }
+}

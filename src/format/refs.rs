@@ -1,0 +1,209 @@
+//! The refs chain of a repo: labels, `latest`, trash and history, in one place so that they cannot race.
+//!
+//! A record's body: `time i64 u32 · previous record's hash 32 (zeros for the first) · event · latest · labels ·
+//! trashed · purging · the last 64 summaries, oldest first`. Everything but history is complete in each record; history
+//! beyond the last 64 bundles is read by walking back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::FormatError;
+use super::wire::{Reader, Writer};
+use crate::model::clock::Timestamp;
+use crate::model::id::{BundleId, ObjectHash};
+use crate::model::limits::{LABELS_MAX, MESSAGE_BYTES_MAX};
+use crate::model::name::LabelName;
+
+/// Summaries that a record repeats.
+pub const RECENT_MAX: usize = 64;
+/// Bytes of a message that a summary keeps; the whole message is in the descriptor.
+pub const SUMMARY_MESSAGE_BYTES: usize = 200;
+
+/// One bundle as history shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// The bundle.
+    pub bundle: BundleId,
+    /// Hash of its descriptor object.
+    pub descriptor: ObjectHash,
+    /// When it entered the chain.
+    pub time: Timestamp,
+    /// Who committed it.
+    pub who: String,
+    /// Names of non-directories in it.
+    pub files: u64,
+    /// Bytes of regular files in it.
+    pub bytes: u64,
+    /// Labels given at the commit.
+    pub labels: Vec<LabelName>,
+    /// The message's beginning.
+    pub message: String,
+}
+
+/// The state of a repo's names after one change.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RefsRecord {
+    /// When, never before the previous record's time.
+    pub time: Timestamp,
+    /// Hash of the whole previous record object; `None` for the first.
+    pub previous: Option<ObjectHash>,
+    /// The newest bundle that is neither trashed nor purged.
+    pub latest: Option<BundleId>,
+    /// Labels.
+    pub labels: BTreeMap<LabelName, BundleId>,
+    /// Bundles removed by a user, still restorable.
+    pub trashed: BTreeSet<BundleId>,
+    /// Bundles that a collection is deleting.
+    pub purging: BTreeSet<BundleId>,
+    /// The last bundles, oldest first.
+    pub recent: Vec<Summary>,
+}
+
+impl RefsRecord {
+    /// The record's body.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::new();
+        put_time(&mut writer, self.time);
+        writer.array(&self.previous.map_or([0; 32], |hash| hash.0));
+        writer.array(&self.latest.map_or([0; 16], BundleId::to_bytes));
+        writer.varint(self.labels.len() as u64);
+        for (label, bundle) in &self.labels {
+            writer.string(label.as_str().as_bytes());
+            writer.array(&bundle.to_bytes());
+        }
+        for set in [&self.trashed, &self.purging] {
+            writer.varint(set.len() as u64);
+            set.iter().for_each(|bundle| writer.array(&bundle.to_bytes()));
+        }
+        writer.varint(self.recent.len() as u64);
+        self.recent.iter().for_each(|summary| put_summary(&mut writer, summary));
+        writer.into_bytes()
+    }
+
+    /// The record with this body.
+    pub fn decode(body: &[u8]) -> Result<Self, FormatError> {
+        let mut reader = Reader::new(body);
+        let time = take_time(&mut reader)?;
+        let previous = Some(ObjectHash(reader.array()?)).filter(|hash| hash.0 != [0; 32]);
+        let latest = Some(BundleId::from_bytes(reader.array()?)).filter(|id| id.to_bytes() != [0; 16]);
+        let mut labels = BTreeMap::new();
+        for _ in 0..bounded(reader.count(17)?, LABELS_MAX, "labels")? {
+            let label = take_label(&mut reader)?;
+            labels.insert(label, BundleId::from_bytes(reader.array()?));
+        }
+        let mut sets = [BTreeSet::new(), BTreeSet::new()];
+        for set in &mut sets {
+            for _ in 0..reader.count(16)? {
+                set.insert(BundleId::from_bytes(reader.array()?));
+            }
+        }
+        let mut recent = Vec::new();
+        for _ in 0..bounded(reader.count(70)?, RECENT_MAX, "summaries")? {
+            recent.push(take_summary(&mut reader)?);
+        }
+        reader.finish()?;
+        let [trashed, purging] = sets;
+        Ok(Self { time, previous, latest, labels, trashed, purging, recent })
+    }
+}
+
+fn bounded(count: usize, limit: usize, what: &'static str) -> Result<usize, FormatError> {
+    if count > limit {
+        return Err(FormatError::TooLarge { what, limit: limit as u64, found: count as u64 });
+    }
+    Ok(count)
+}
+
+fn put_summary(writer: &mut Writer, summary: &Summary) {
+    writer.array(&summary.bundle.to_bytes());
+    writer.array(summary.descriptor.as_bytes());
+    put_time(writer, summary.time);
+    writer.string(summary.who.as_bytes());
+    writer.varint(summary.files);
+    writer.varint(summary.bytes);
+    writer.varint(summary.labels.len() as u64);
+    summary.labels.iter().for_each(|label| writer.string(label.as_str().as_bytes()));
+    writer.string(summary.message.as_bytes());
+}
+
+fn take_summary(reader: &mut Reader<'_>) -> Result<Summary, FormatError> {
+    let bundle = BundleId::from_bytes(reader.array()?);
+    let descriptor = ObjectHash(reader.array()?);
+    let time = take_time(reader)?;
+    let who = take_text(reader)?;
+    let (files, bytes) = (reader.varint()?, reader.varint()?);
+    let mut labels = Vec::new();
+    for _ in 0..bounded(reader.count(2)?, LABELS_MAX, "labels")? {
+        labels.push(take_label(reader)?);
+    }
+    Ok(Summary { bundle, descriptor, time, who, files, bytes, labels, message: take_text(reader)? })
+}
+
+fn take_label(reader: &mut Reader<'_>) -> Result<LabelName, FormatError> {
+    take_text(reader)?.parse().map_err(|_| FormatError::Malformed { what: "label" })
+}
+
+/// A time: i64 seconds, u32 nanoseconds.
+pub fn put_time(writer: &mut Writer, time: Timestamp) {
+    writer.i64(time.secs);
+    writer.u32(time.nanos);
+}
+
+/// A time; nanoseconds of a second or more are refused.
+pub fn take_time(reader: &mut Reader<'_>) -> Result<Timestamp, FormatError> {
+    let time = Timestamp { secs: reader.i64()?, nanos: reader.u32()? };
+    if time.nanos > 999_999_999 { Err(FormatError::Malformed { what: "time" }) } else { Ok(time) }
+}
+
+/// UTF-8 text of at most the longest message.
+pub fn take_text(reader: &mut Reader<'_>) -> Result<String, FormatError> {
+    let bytes = reader.string()?;
+    bounded(bytes.len(), MESSAGE_BYTES_MAX, "text")?;
+    String::from_utf8(bytes.to_vec()).map_err(|_| FormatError::Malformed { what: "text" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample() -> RefsRecord {
+        let bundle = BundleId::from_parts(5, 6);
+        let label: LabelName = "v1".parse().unwrap();
+        RefsRecord {
+            time: Timestamp { secs: -1, nanos: 7 },
+            previous: Some(ObjectHash([3; 32])),
+            latest: Some(bundle),
+            labels: [(label.clone(), bundle)].into(),
+            trashed: [BundleId::from_parts(1, 1)].into(),
+            purging: BTreeSet::new(),
+            recent: vec![Summary {
+                bundle,
+                descriptor: ObjectHash([4; 32]),
+                time: Timestamp { secs: 9, nanos: 0 },
+                who: "ann@lab".into(),
+                files: 3,
+                bytes: 1 << 40,
+                labels: vec![label],
+                message: "first".into(),
+            }],
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back() {
+        assert_eq!(RefsRecord::decode(&sample().encode()), Ok(sample()));
+        assert_eq!(RefsRecord::decode(&RefsRecord::default().encode()), Ok(RefsRecord::default()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_decoded_or_refused(bytes: Vec<u8>, at: usize, bit in 0u8..8) {
+            let _ = RefsRecord::decode(&bytes);
+            let mut flipped = sample().encode();
+            let at = at % flipped.len();
+            flipped[at] ^= 1 << bit;
+            let _ = RefsRecord::decode(&flipped);
+            prop_assert!(RefsRecord::decode(&flipped[..at]).is_err());
+        }
+    }
+}
