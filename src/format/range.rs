@@ -127,6 +127,7 @@ impl RowKey {
 }
 
 /// What a row says.
+#[allow(clippy::large_enum_variant, reason = "nearly every row is an entry: a box would only cost")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RowValue {
     /// An entry.

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that building and testing datamon need. Quiet when all are present.
+# Used by `make` and CI. Without root it prints the exact line to run and stops.
+set -eu
+
+# g++, libclang-dev: rocksdb's C++ and its bindings. fuse3: mounts of ordinary users. The rest: tests.
+packages=(g++ libclang-dev make pkg-config fuse3 util-linux procps rsync attr acl python3-venv)
+
+missing=()
+for package in "${packages[@]}"; do
+    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' || missing+=("$package")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if [ "$(id -u)" -ne 0 ]; then
+    echo "install-deps: missing packages; run: sudo apt-get install -y ${missing[*]}" >&2
+    exit 1
+fi
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+echo "install-deps: installing ${missing[*]}"
+if ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+    cat "$log" >&2
+    echo "install-deps: apt-get failed (see above)" >&2
+    exit 1
+fi
