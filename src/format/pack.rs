@@ -103,6 +103,11 @@ impl Record {
         Self { proof, stored, raw: raw_len, codec, members }
     }
 
+    /// Hash of the stored bytes: what a [`RecordRef`] to this record will say.
+    pub fn stored_hash(&self) -> ObjectHash {
+        ObjectHash::of(&self.stored)
+    }
+
     /// Bytes that the record takes in a pack, its proof included.
     pub fn len(&self) -> usize {
         self.proof.len() + self.stored.len()

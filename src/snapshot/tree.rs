@@ -1,0 +1,398 @@
+//! Reading a bundle: names to rows, ordinals to rows, directories to lists.
+//!
+//! # Invariants
+//!
+//! 1. A snapshot never changes; every answer is from the descriptor that it was opened with.
+//! 2. Ranges and pages come through one cache of bounded weight, shared by all snapshots of a process; concurrent
+//!    readers of one share one fetch. What is cached is ready at the first poll.
+//! 3. A [`RowId`] is stable: the same number names the same row on every host.
+
+use std::sync::Arc;
+
+use moka::future::Cache;
+
+use crate::content::reader::{ContentError, ContentReader};
+use crate::format::FormatError;
+use crate::format::descriptor::{Descriptor, PackEntry, PackTable, Page, PageEntry, decode_pack_table};
+use crate::format::envelope::ObjectKind;
+use crate::format::intent::ABORTED_BYTES;
+use crate::format::key::ObjectKey;
+use crate::format::pack::PackKind;
+use crate::format::range::{Row, RowKey, RowValue, decode_range};
+use crate::model::entry::{Entry, RecordRef};
+use crate::model::id::{BundleId, ObjectHash, PackId, RepoId};
+use crate::model::name::FileName;
+use crate::model::path::TreePath;
+use crate::store::StoreError;
+
+/// Why a snapshot could not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SnapshotError {
+    /// No such bundle.
+    #[error("{0}: no such bundle")]
+    NoBundle(BundleId),
+    /// Bytes could not be read.
+    #[error(transparent)]
+    Content(#[from] ContentError),
+}
+
+impl From<StoreError> for SnapshotError {
+    fn from(error: StoreError) -> Self {
+        Self::Content(error.into())
+    }
+}
+
+/// One of the two tables of a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Table {
+    /// Directories.
+    Directories,
+    /// Everything else.
+    Files,
+}
+
+/// The number of a row: its table and its place there, counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RowId {
+    /// The table.
+    pub table: Table,
+    /// The place.
+    pub ordinal: u32,
+}
+
+impl RowId {
+    /// The root directory of every tree.
+    pub const ROOT: Self = Self { table: Table::Directories, ordinal: 0 };
+
+    /// The number in 33 bits: table, then ordinal.
+    pub fn to_bits(self) -> u64 {
+        let table = match self.table {
+            Table::Directories => 0,
+            Table::Files => 1u64 << 32,
+        };
+        table | u64::from(self.ordinal)
+    }
+
+    /// The row with this number; higher bits are ignored.
+    pub fn from_bits(bits: u64) -> Self {
+        let table = if bits >> 32 & 1 == 0 { Table::Directories } else { Table::Files };
+        Self { table, ordinal: bits as u32 }
+    }
+}
+
+#[derive(Clone)]
+enum Loaded {
+    Range(Arc<Vec<Row>>),
+    Page(Arc<Page>),
+}
+
+/// Decoded ranges and pages of all snapshots of a process.
+#[derive(Clone)]
+pub struct RangeCache {
+    cache: Cache<(PackId, u64), Loaded>,
+}
+
+/// What a decoded row weighs in memory, about: key, attributes and content with its locator.
+const ROW_BYTES: usize = 320;
+
+impl RangeCache {
+    /// A cache of about `bytes`.
+    pub fn new(bytes: u64) -> Self {
+        let weigh = |_: &(PackId, u64), loaded: &Loaded| match loaded {
+            Loaded::Range(rows) => (rows.len() * ROW_BYTES) as u32,
+            Loaded::Page(page) => (page.entries.len() * 200) as u32,
+        };
+        Self { cache: Cache::builder().max_capacity(bytes).weigher(weigh).build() }
+    }
+}
+
+/// A range and the ordinal of its first row.
+type Positioned = (u64, Arc<Vec<Row>>);
+
+/// See the module.
+pub struct Snapshot {
+    descriptor: Descriptor,
+    hash: ObjectHash,
+    reader: Arc<ContentReader>,
+    ranges: RangeCache,
+}
+
+impl Snapshot {
+    /// Loads the descriptor of `bundle`.
+    pub async fn open(
+        reader: Arc<ContentReader>,
+        ranges: RangeCache,
+        repo: RepoId,
+        bundle: BundleId,
+    ) -> Result<Arc<Self>, SnapshotError> {
+        let store = reader.store().clone();
+        let key = store.keys().bundle(repo, bundle);
+        let object = match store.get(&key).await {
+            Err(StoreError::NotFound { .. }) => return Err(SnapshotError::NoBundle(bundle)),
+            outcome => outcome?,
+        };
+        if object.len() as u64 == ABORTED_BYTES {
+            return Err(SnapshotError::NoBundle(bundle));
+        }
+        let corrupt = |why| ContentError::Corrupt { key: key.clone(), why };
+        let body = crate::format::envelope::open(ObjectKind::Descriptor, Some(store.context()), &object);
+        let descriptor = Descriptor::decode(&body.map_err(corrupt)?).map_err(corrupt)?;
+        if descriptor.repo != repo || descriptor.bundle != bundle {
+            return Err(corrupt(FormatError::Malformed { what: "descriptor of another bundle" }).into());
+        }
+        Ok(Arc::new(Self { descriptor, hash: ObjectHash::of(&object), reader, ranges }))
+    }
+
+    /// The descriptor.
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    /// Hash of the descriptor object.
+    pub fn hash(&self) -> ObjectHash {
+        self.hash
+    }
+
+    /// What reads the bytes of files.
+    pub fn reader(&self) -> &Arc<ContentReader> {
+        &self.reader
+    }
+
+    fn root_page(&self, table: Table) -> &Page {
+        let layer = &self.descriptor.layers[0];
+        match table {
+            Table::Directories => &layer.directories,
+            Table::Files => &layer.files,
+        }
+    }
+
+    /// Rows of a table.
+    pub fn rows(&self, table: Table) -> u64 {
+        self.root_page(table).rows()
+    }
+
+    /// The row `id`: its key and what it says.
+    pub async fn row(&self, id: RowId) -> Result<Option<Row>, SnapshotError> {
+        let found = self.range_at(id.table, id.ordinal.into()).await?;
+        Ok(found.and_then(|(start, rows)| rows.get((u64::from(id.ordinal) - start) as usize).cloned()))
+    }
+
+    /// The path of the directory `id`.
+    pub async fn directory_path(&self, id: RowId) -> Result<Option<TreePath>, SnapshotError> {
+        Ok(self.row(id).await?.and_then(|row| row.key.path()))
+    }
+
+    /// The entry `name` of the directory `dir`; the names of a hard-link group answer with the group's row.
+    pub async fn lookup(&self, dir: &TreePath, name: &FileName) -> Result<Option<(RowId, Entry)>, SnapshotError> {
+        self.find(&RowKey::child(dir, name)).await
+    }
+
+    /// The entry with this path.
+    pub async fn lookup_path(&self, path: &TreePath) -> Result<Option<(RowId, Entry)>, SnapshotError> {
+        self.find(&RowKey::of_path(path)).await
+    }
+
+    async fn find(&self, key: &RowKey) -> Result<Option<(RowId, Entry)>, SnapshotError> {
+        for table in [Table::Directories, Table::Files] {
+            if let Some((id, row)) = self.find_row(table, key).await? {
+                return self.resolved(id, row).await;
+            }
+        }
+        Ok(None)
+    }
+
+    async fn find_row(&self, table: Table, key: &RowKey) -> Result<Option<(RowId, Row)>, SnapshotError> {
+        let Some((start, rows)) = self.range_for(table, key).await? else { return Ok(None) };
+        let Ok(at) = rows.binary_search_by(|row| row.key.cmp(key)) else { return Ok(None) };
+        Ok(Some((RowId { table, ordinal: (start + at as u64) as u32 }, rows[at].clone())))
+    }
+
+    /// Follows a name of a hard-link group to the group's row.
+    async fn resolved(&self, id: RowId, row: Row) -> Result<Option<(RowId, Entry)>, SnapshotError> {
+        match row.value {
+            RowValue::Entry(entry) => Ok(Some((id, entry))),
+            RowValue::Tombstone => Ok(None),
+            RowValue::Link(link) => match self.find_row(Table::Files, &RowKey::link(link)).await? {
+                Some((id, Row { value: RowValue::Entry(entry), .. })) => Ok(Some((id, entry))),
+                _ => Err(self.corrupt(FormatError::Malformed { what: "a hard link leads nowhere" })),
+            },
+        }
+    }
+
+    /// Up to `max` entries of the directory `dir` in bytewise order of their names, after `after`.
+    pub async fn list(
+        &self,
+        dir: &TreePath,
+        after: Option<&FileName>,
+        max: usize,
+    ) -> Result<Vec<(FileName, RowId, Entry)>, SnapshotError> {
+        let mut merged = Vec::new();
+        for table in [Table::Directories, Table::Files] {
+            merged.extend(self.list_table(table, dir, after, max).await?);
+        }
+        merged.sort_by(|a, b| a.0.cmp(&b.0));
+        merged.truncate(max);
+        Ok(merged)
+    }
+
+    async fn list_table(
+        &self,
+        table: Table,
+        dir: &TreePath,
+        after: Option<&FileName>,
+        max: usize,
+    ) -> Result<Vec<(FileName, RowId, Entry)>, SnapshotError> {
+        let prefix = RowKey::children(dir);
+        let mut from = prefix.clone();
+        if let Some(after) = after {
+            from.extend_from_slice(after.as_bytes());
+        }
+        let mut listed = Vec::new();
+        let Some((mut start, mut rows)) = self.range_for_bytes(table, &from).await? else { return Ok(listed) };
+        loop {
+            let begin = rows.partition_point(|row| row.key.as_bytes() <= &from[..]);
+            for (at, row) in rows.iter().enumerate().skip(begin) {
+                if listed.len() >= max || !row.key.as_bytes().starts_with(&prefix) {
+                    return Ok(listed);
+                }
+                // Under the root, link rows share the prefix: they have no name in any directory.
+                let Some((_, name)) = row.key.parts() else { continue };
+                let id = RowId { table, ordinal: (start + at as u64) as u32 };
+                if let Some((id, entry)) = self.resolved(id, row.clone()).await? {
+                    listed.push((name, id, entry));
+                }
+            }
+            let next = start + rows.len() as u64;
+            match self.range_at(table, next).await? {
+                Some(found) => (start, rows) = found,
+                None => return Ok(listed),
+            }
+        }
+    }
+
+    /// The range that holds the row `ordinal` and the ordinal of its first row; `None` past the end.
+    pub async fn range_at(&self, table: Table, ordinal: u64) -> Result<Option<Positioned>, SnapshotError> {
+        let mut start = 0;
+        self.descend(table, |page| {
+            for entry in &page.entries {
+                if ordinal < start + entry.rows {
+                    return Some((start, entry.clone()));
+                }
+                start += entry.rows;
+            }
+            None
+        })
+        .await
+    }
+
+    async fn range_for(&self, table: Table, key: &RowKey) -> Result<Option<Positioned>, SnapshotError> {
+        self.range_for_bytes(table, key.as_bytes()).await
+    }
+
+    /// The range in which `key` would stand.
+    async fn range_for_bytes(&self, table: Table, key: &[u8]) -> Result<Option<Positioned>, SnapshotError> {
+        let mut start = 0;
+        self.descend(table, |page| {
+            let at = page.entries.partition_point(|entry| entry.first.as_bytes() <= key).saturating_sub(1);
+            start += page.entries[..at.min(page.entries.len())].iter().map(|entry| entry.rows).sum::<u64>();
+            page.entries.get(at).map(|entry| (start, entry.clone()))
+        })
+        .await
+    }
+
+    /// Goes down the pages, each step chosen by `choose`, to one range.
+    async fn descend(
+        &self,
+        table: Table,
+        mut choose: impl FnMut(&Page) -> Option<(u64, PageEntry)>,
+    ) -> Result<Option<Positioned>, SnapshotError> {
+        let root = self.root_page(table);
+        let Some((mut start, mut entry)) = choose(root) else { return Ok(None) };
+        for level in (0..root.level).rev() {
+            let page = self.page(&entry.at).await?;
+            if page.level != level {
+                return Err(self.corrupt_record(&entry.at, FormatError::Malformed { what: "level of a page" }));
+            }
+            match choose(&page) {
+                Some(found) => (start, entry) = found,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some((start, self.range(&entry.at).await?)))
+    }
+
+    async fn page(&self, at: &RecordRef) -> Result<Arc<Page>, SnapshotError> {
+        match self.load(at, |raw| Ok(Loaded::Page(Arc::new(Page::decode(raw)?)))).await? {
+            Loaded::Page(page) => Ok(page),
+            Loaded::Range(_) => Err(self.corrupt_record(at, FormatError::Malformed { what: "a range for a page" })),
+        }
+    }
+
+    async fn range(&self, at: &RecordRef) -> Result<Arc<Vec<Row>>, SnapshotError> {
+        match self.load(at, |raw| Ok(Loaded::Range(Arc::new(decode_range(raw)?)))).await? {
+            Loaded::Range(rows) => Ok(rows),
+            Loaded::Page(_) => Err(self.corrupt_record(at, FormatError::Malformed { what: "a page for a range" })),
+        }
+    }
+
+    async fn load(
+        &self,
+        at: &RecordRef,
+        decode: impl FnOnce(&[u8]) -> Result<Loaded, FormatError>,
+    ) -> Result<Loaded, SnapshotError> {
+        if let Some(found) = self.ranges.cache.get(&(at.pack, at.offset)).await {
+            return Ok(found);
+        }
+        let fetch = async {
+            let raw = self.reader.meta(at).await?;
+            decode(&raw).map_err(|why| ContentError::Corrupt {
+                key: self.reader.store().keys().pack(PackKind::Meta, at.pack),
+                why,
+            })
+        };
+        let loaded = self.ranges.cache.try_get_with((at.pack, at.offset), fetch).await;
+        loaded.map_err(|error: Arc<ContentError>| SnapshotError::Content((*error).clone()))
+    }
+
+    /// All ranges of a table, in key order.
+    pub async fn all_ranges(&self, table: Table) -> Result<Vec<PageEntry>, SnapshotError> {
+        let root = self.root_page(table);
+        let mut entries = root.entries.clone();
+        for _ in 0..root.level {
+            let mut below = Vec::new();
+            for entry in &entries {
+                below.extend(self.page(&entry.at).await?.entries.iter().cloned());
+            }
+            entries = below;
+        }
+        Ok(entries)
+    }
+
+    /// All packs that the bundle refers to.
+    pub async fn packs(&self) -> Result<Vec<PackEntry>, SnapshotError> {
+        match &self.descriptor.packs {
+            PackTable::Here(packs) => Ok(packs.clone()),
+            PackTable::Records(records) => {
+                let mut packs = Vec::new();
+                for record in records {
+                    let raw = self.reader.meta(record).await?;
+                    packs.extend(decode_pack_table(&raw).map_err(|why| self.corrupt_record(record, why))?);
+                }
+                Ok(packs)
+            }
+        }
+    }
+
+    fn key(&self) -> ObjectKey {
+        self.reader.store().keys().bundle(self.descriptor.repo, self.descriptor.bundle)
+    }
+
+    fn corrupt(&self, why: FormatError) -> SnapshotError {
+        SnapshotError::Content(ContentError::Corrupt { key: self.key(), why })
+    }
+
+    fn corrupt_record(&self, at: &RecordRef, why: FormatError) -> SnapshotError {
+        let key = self.reader.store().keys().pack(PackKind::Meta, at.pack);
+        SnapshotError::Content(ContentError::Corrupt { key, why })
+    }
+}

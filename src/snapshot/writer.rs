@@ -1,0 +1,312 @@
+//! Writing a bundle's tables: rows in key order in, metadata packs and a descriptor out.
+//!
+//! Rows of F stream through; rows of D are kept until the end, because a directory's counts are known only then. A
+//! range or extent block that comes out equal to one of the base is not stored again: the base's is named.
+//!
+//! # Invariants
+//!
+//! 1. Every pack that a row, page, block or table names is in the descriptor's pack table.
+//! 2. When [`TreeWriter::finish`] returns, every metadata pack is durable; the descriptor is not written here.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::tree::{Snapshot, SnapshotError, Table};
+use crate::content::packer::{PackError, PackJournal};
+use crate::format::descriptor::{
+    Descriptor, Layer, PAGE_ENTRIES_MAX, PackEntry, PackTable, Page, PageEntry, encode_block_list, encode_extents,
+    encode_pack_table,
+};
+use crate::format::envelope::{self, ObjectKind};
+use crate::format::pack::{PackKind, PackWriter, Record};
+use crate::format::range::{RangeWriter, Row, RowKey, RowValue};
+use crate::model::entry::{BlockList, BlockRef, Body, Content, Entry, Extent, RecordRef, TreeCounts};
+use crate::model::id::{BlockId, ContentId, IntentId, ObjectHash, PackId, Run};
+use crate::model::limits::{DESCRIPTOR_BYTES_MAX, EXTENT_BLOCK_CHUNKS, ROW_EXTENT_BLOCKS_MAX, ROWS_MAX};
+use crate::store::Store;
+
+/// Bytes after which a metadata pack is closed.
+const META_PACK_BYTES: usize = 8 << 20;
+
+/// Why a tree could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// A pack did not reach the store.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// The base could not be read.
+    #[error(transparent)]
+    Base(#[from] SnapshotError),
+    /// The tree is larger than a bundle may be.
+    #[error("{what} exceed the limit of a bundle ({limit})")]
+    TooLarge {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much may be.
+        limit: u64,
+    },
+}
+
+/// Writes one tree. See the module.
+pub struct TreeWriter {
+    meta: MetaPacks,
+    base_ranges: HashMap<ObjectHash, RecordRef>,
+    base_packs: BTreeMap<PackId, PackEntry>,
+    used: BTreeSet<PackId>,
+    names_unread_blocks: bool,
+    directories: Vec<Row>,
+    counts: HashMap<Vec<u8>, TreeCounts>,
+    files: TableWriter,
+}
+
+/// The metadata packs of one commit.
+struct MetaPacks {
+    store: Arc<Store>,
+    journal: Arc<dyn PackJournal>,
+    intent: IntentId,
+    run: Run,
+    open: Option<PackWriter>,
+    done: Vec<PackEntry>,
+}
+
+/// The ranges of one table.
+#[derive(Default)]
+struct TableWriter {
+    range: RangeWriter,
+    entries: Vec<PageEntry>,
+    rows: u64,
+}
+
+impl TreeWriter {
+    /// A writer under `intent`; ranges equal to one of `base` are re-used.
+    pub async fn new(
+        store: Arc<Store>,
+        journal: Arc<dyn PackJournal>,
+        intent: IntentId,
+        run: Run,
+        base: Option<&Snapshot>,
+    ) -> Result<Self, WriteError> {
+        let mut base_ranges = HashMap::new();
+        let mut base_packs = BTreeMap::new();
+        if let Some(base) = base {
+            for table in [Table::Directories, Table::Files] {
+                base_ranges.extend(base.all_ranges(table).await?.into_iter().map(|entry| (entry.at.hash, entry.at)));
+            }
+            base_packs.extend(base.packs().await?.into_iter().map(|pack| (pack.id, pack)));
+        }
+        Ok(Self {
+            meta: MetaPacks { store, journal, intent, run, open: None, done: Vec::new() },
+            base_ranges,
+            base_packs,
+            used: BTreeSet::new(),
+            names_unread_blocks: false,
+            directories: Vec::new(),
+            counts: HashMap::new(),
+            files: TableWriter::default(),
+        })
+    }
+
+    /// A directory; in key order among directories.
+    pub fn directory(&mut self, key: RowKey, entry: Entry) {
+        self.directories.push(Row { key, value: RowValue::Entry(entry) });
+    }
+
+    /// Anything else; in key order among these, link rows first. `bytes` is what the name adds to its directory's
+    /// counts: a regular file's size, through a hard link too.
+    pub async fn file(&mut self, row: Row, bytes: u64) -> Result<(), WriteError> {
+        if !row.key.is_link() {
+            let key = row.key.as_bytes();
+            let end = key.windows(2).position(|pair| pair == [0, 0]).expect("every key but a link's has a parent") + 2;
+            let counts = match self.counts.get_mut(&key[..end]) {
+                Some(counts) => counts,
+                None => self.counts.entry(key[..end].to_vec()).or_default(),
+            };
+            counts.files += 1;
+            counts.bytes = counts.bytes.saturating_add(bytes);
+        }
+        self.files.range.push(&row);
+        self.files.rows += 1;
+        if self.files.range.is_full(&row.key) {
+            self.close_range(Table::Files).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the extent blocks of a file of several chunks and `len` bytes.
+    pub async fn extents(&mut self, len: u64, extents: &[Extent]) -> Result<Content, WriteError> {
+        let mut blocks = Vec::new();
+        for block in extents.chunks(EXTENT_BLOCK_CHUNKS) {
+            self.used.extend(block.iter().filter_map(|extent| extent.at.map(|at| at.pack)));
+            let id = BlockId::of(block.iter().map(|extent| extent.id));
+            blocks.push(BlockRef { id, at: self.meta.append(Record::meta(&encode_extents(block))).await? });
+        }
+        let id = ContentId::of_blocks(len, blocks.iter().map(|block| block.id));
+        let blocks = if blocks.len() <= ROW_EXTENT_BLOCKS_MAX {
+            BlockList::Here(blocks.into())
+        } else {
+            let at = self.meta.append(Record::meta(&encode_block_list(&blocks))).await?;
+            self.used.extend(blocks.iter().map(|block| block.at.pack));
+            BlockList::Listed { count: blocks.len() as u32, at }
+        };
+        Ok(Content::Extents { id, blocks })
+    }
+
+    /// Says that a row of the base goes in whose extent blocks nobody read: the base's packs stay listed.
+    pub fn names_unread_blocks(&mut self) {
+        self.names_unread_blocks = true;
+    }
+
+    async fn close_range(&mut self, table: Table) -> Result<(), WriteError> {
+        debug_assert_eq!(table, Table::Files, "directories are closed at the end");
+        Self::close(&mut self.files, &mut self.meta, &self.base_ranges, &mut self.used).await
+    }
+
+    async fn close(
+        table: &mut TableWriter,
+        meta: &mut MetaPacks,
+        base: &HashMap<ObjectHash, RecordRef>,
+        used: &mut BTreeSet<PackId>,
+    ) -> Result<(), WriteError> {
+        let range = std::mem::take(&mut table.range);
+        let rows = range.rows() as u64;
+        used.extend(range.packs());
+        let Some((first, raw)) = range.finish() else { return Ok(()) };
+        let record = Record::meta(&raw);
+        let at = match base.get(&record.stored_hash()) {
+            Some(at) => {
+                used.insert(at.pack);
+                *at
+            }
+            None => meta.append(record).await?,
+        };
+        table.entries.push(PageEntry { first, rows, at });
+        Ok(())
+    }
+
+    /// Closes the tables and completes `descriptor`, whose counts, layers and packs are filled in; `data_packs` are the
+    /// packs that this commit has stored. Answers the whole descriptor object.
+    pub async fn finish(
+        mut self,
+        mut descriptor: Descriptor,
+        data_packs: &[PackEntry],
+    ) -> Result<(Descriptor, Bytes), WriteError> {
+        self.close_range(Table::Files).await?;
+        let mut directories = std::mem::take(&mut self.directories);
+        descriptor.counts = fill_counts(&mut directories, &self.counts);
+        let mut table = TableWriter::default();
+        for row in &directories {
+            table.range.push(row);
+            table.rows += 1;
+            if table.range.is_full(&row.key) {
+                Self::close(&mut table, &mut self.meta, &self.base_ranges, &mut self.used).await?;
+            }
+        }
+        Self::close(&mut table, &mut self.meta, &self.base_ranges, &mut self.used).await?;
+        if table.rows.max(self.files.rows) > ROWS_MAX {
+            return Err(WriteError::TooLarge { what: "entries", limit: ROWS_MAX });
+        }
+        let files = std::mem::take(&mut self.files.entries);
+        let layer = Layer { directories: self.pages(table.entries).await?, files: self.pages(files).await? };
+        descriptor.layers = vec![layer];
+        descriptor.packs = self.pack_table(data_packs).await?;
+        let object = envelope::seal(ObjectKind::Descriptor, self.meta.store.context(), &descriptor.encode());
+        if object.len() > DESCRIPTOR_BYTES_MAX {
+            return Err(WriteError::TooLarge { what: "bytes of the descriptor", limit: DESCRIPTOR_BYTES_MAX as u64 });
+        }
+        Ok((descriptor, object))
+    }
+
+    /// Puts pages over `entries` until one page is left: the root.
+    async fn pages(&mut self, mut entries: Vec<PageEntry>) -> Result<Page, WriteError> {
+        let mut level = 0;
+        while entries.len() > PAGE_ENTRIES_MAX {
+            let mut above = Vec::new();
+            for part in entries.chunks(PAGE_ENTRIES_MAX) {
+                let page = Page { level, entries: part.to_vec() };
+                self.used.extend(part.iter().map(|entry| entry.at.pack));
+                let at = self.meta.append(Record::meta(&page.encode())).await?;
+                above.push(PageEntry { first: part[0].first.clone(), rows: page.rows(), at });
+            }
+            entries = above;
+            level += 1;
+        }
+        self.used.extend(entries.iter().map(|entry| entry.at.pack));
+        Ok(Page { level, entries })
+    }
+
+    async fn pack_table(&mut self, data_packs: &[PackEntry]) -> Result<PackTable, WriteError> {
+        let mut known = std::mem::take(&mut self.base_packs);
+        if self.names_unread_blocks {
+            self.used.extend(known.keys());
+        }
+        known.extend(data_packs.iter().map(|pack| (pack.id, *pack)));
+        self.meta.close().await?;
+        known.extend(self.meta.done.iter().map(|pack| (pack.id, *pack)));
+        self.used.extend(self.meta.done.iter().map(|pack| pack.id));
+        let table: Vec<PackEntry> = self.used.iter().filter_map(|id| known.get(id).copied()).collect();
+        debug_assert_eq!(table.len(), self.used.len(), "every pack that is named is known");
+        if table.len() <= PAGE_ENTRIES_MAX {
+            return Ok(PackTable::Here(table));
+        }
+        let mut records = Vec::new();
+        for part in table.chunks(PAGE_ENTRIES_MAX * 8) {
+            records.push(self.meta.append(Record::meta(&encode_pack_table(part))).await?);
+        }
+        self.meta.close().await?;
+        Ok(PackTable::Records(records))
+    }
+}
+
+/// Fills in what lies below each directory; answers what lies below the root.
+///
+/// In key order a directory stands before what is in it, so from the end upwards every directory is complete when its
+/// counts are added to its parent's.
+fn fill_counts(directories: &mut [Row], own: &HashMap<Vec<u8>, TreeCounts>) -> TreeCounts {
+    let mut below = own.clone();
+    for row in directories.iter_mut().rev() {
+        let path = row.key.path().expect("directories have a path");
+        let counts = below.remove(&RowKey::children(&path)).unwrap_or_default();
+        if let RowValue::Entry(Entry { body: Body::Directory { counts: found, .. }, .. }) = &mut row.value {
+            *found = counts;
+        }
+        match row.key.parts() {
+            None => return counts,
+            Some((parent, _)) => {
+                let above = below.entry(RowKey::children(&parent)).or_default();
+                above.files += counts.files;
+                above.bytes = above.bytes.saturating_add(counts.bytes);
+                above.directories += counts.directories + 1;
+            }
+        }
+    }
+    TreeCounts::default()
+}
+
+impl MetaPacks {
+    async fn append(&mut self, record: Record) -> Result<RecordRef, WriteError> {
+        let open = match &mut self.open {
+            Some(open) => open,
+            None => {
+                let seq = self.journal.next_seq().map_err(|error| PackError::Journal(error.to_string()))?;
+                let id = PackId { intent: self.intent, run: self.run, seq };
+                self.open.insert(PackWriter::new(self.store.context(), id, PackKind::Meta))
+            }
+        };
+        let placed = open.append(record);
+        if open.len() >= META_PACK_BYTES {
+            self.close().await?;
+        }
+        Ok(placed.record)
+    }
+
+    async fn close(&mut self) -> Result<(), WriteError> {
+        let Some(open) = self.open.take() else { return Ok(()) };
+        let pack = open.finish();
+        self.store.put_pack(&pack).await.map_err(PackError::from)?;
+        let length = pack.bytes.len() as u64;
+        self.done.push(PackEntry { id: pack.id, length, footer_hash: pack.footer_hash });
+        Ok(())
+    }
+}
