@@ -5,6 +5,7 @@
 
 pub mod content;
 pub mod format;
+pub mod local;
 pub mod model;
 pub mod snapshot;
 pub mod store;

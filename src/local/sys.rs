@@ -1,0 +1,145 @@
+//! System calls that std does not have. The only `unsafe` of the library.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+/// Frees the bytes `offset..offset + len` of a file; they read as zeros (fallocate(2), PUNCH_HOLE).
+pub fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; no memory is passed.
+    check(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset as libc::off_t, len as libc::off_t) })
+}
+
+/// Sizes of a file system (statvfs(3)).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FileSystem {
+    /// Bytes of a block.
+    pub block_bytes: u32,
+    /// All blocks.
+    pub blocks: u64,
+    /// Blocks free for everyone.
+    pub available: u64,
+    /// All inodes.
+    pub files: u64,
+    /// Free inodes.
+    pub files_free: u64,
+    /// The kind of file system (statfs(2), f_type).
+    pub kind: i64,
+}
+
+/// The file system that `path` lies on.
+pub fn file_system(path: &Path) -> io::Result<FileSystem> {
+    let path = c_path(path)?;
+    // SAFETY: all-zero bytes are a valid statfs; the kernel fills it in.
+    let mut found: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `path` is a NUL-terminated string and `found` a writable statfs, both alive during the call.
+    check(unsafe { libc::statfs(path.as_ptr(), &mut found) })?;
+    Ok(FileSystem {
+        block_bytes: found.f_bsize as u32,
+        blocks: found.f_blocks,
+        available: found.f_bavail,
+        files: found.f_files,
+        files_free: found.f_ffree,
+        kind: found.f_type,
+    })
+}
+
+/// Mounts a FUSE file system of type `fuse.datamon` (mount(2)).
+pub fn mount_fuse(source: &str, target: &Path, flags: u64, options: &str) -> io::Result<()> {
+    let source = CString::new(source)?;
+    let (target, kind, options) = (c_path(target)?, CString::new("fuse.datamon")?, CString::new(options)?);
+    // SAFETY: four NUL-terminated strings that live during the call.
+    check(unsafe {
+        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags as libc::c_ulong, options.as_ptr().cast())
+    })
+}
+
+/// Detaches the mount at `target` (umount2(2)); `flags` as there.
+pub fn umount(target: &Path, flags: i32) -> io::Result<()> {
+    let target = c_path(target)?;
+    // SAFETY: a NUL-terminated string that lives during the call.
+    check(unsafe { libc::umount2(target.as_ptr(), flags) })
+}
+
+/// Effective user and group of this process.
+pub fn identity() -> (u32, u32) {
+    // SAFETY: these calls take nothing and cannot fail.
+    unsafe { (libc::geteuid(), libc::getegid()) }
+}
+
+/// Leaves the caller's session, so that its terminal's signals no longer arrive (setsid(2)).
+pub fn new_session() {
+    // SAFETY: takes nothing; fails only for a group leader, which has a session of its own already.
+    unsafe { libc::setsid() };
+}
+
+/// Kills this very process at once, as a power cut would: for fault points.
+pub fn kill_self() -> ! {
+    // SAFETY: signals our own process; SIGKILL cannot be handled, so nothing runs after it.
+    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    std::process::abort()
+}
+
+/// One ioctl with a buffer of `N` bytes that goes in and comes out.
+pub fn ioctl<const N: usize>(file: &File, request: u64, buffer: &mut [u8; N]) -> io::Result<()> {
+    // SAFETY: the request number encodes a buffer of N bytes, which `buffer` is, alive and writable during the call.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), request as libc::Ioctl, buffer.as_mut_ptr()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Opens /dev/fuse.
+pub fn open_fuse() -> io::Result<OwnedFd> {
+    Ok(File::options().read(true).write(true).open("/dev/fuse")?.into())
+}
+
+/// Takes over the descriptor `fd`, which this process inherited.
+pub fn inherited(fd: i32) -> File {
+    // SAFETY: the number was given to this process by its parent for this one use; nobody else owns it.
+    unsafe { File::from_raw_fd(fd) }
+}
+
+/// Blocks SIGTERM, SIGINT and SIGHUP in this thread and those it starts, and answers a function that waits for one.
+pub fn catch_termination() -> impl FnOnce() -> i32 + Send {
+    // SAFETY: all-zero bytes are a valid sigset_t, which sigemptyset sets up; the calls get pointers to it.
+    let set = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            libc::sigaddset(&mut set, signal);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        set
+    };
+    move || {
+        let mut signal = 0;
+        // SAFETY: `set` was set up above and `signal` is writable; both live during the call.
+        unsafe { libc::sigwait(&set, &mut signal) };
+        signal
+    }
+}
+
+/// 128 random bits from the kernel (getrandom(2)).
+pub fn random() -> u128 {
+    let mut bytes = [0u8; 16];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let rest = &mut bytes[filled..];
+        // SAFETY: the pointer and length describe the rest of `bytes`.
+        let got = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
+        filled += usize::try_from(got).unwrap_or(0);
+    }
+    u128::from_le_bytes(bytes)
+}
