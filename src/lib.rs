@@ -3,6 +3,8 @@
 //! The library is the program's own house, not a public interface; `docs/ARCHITECTURE.md` draws its floors.
 //! A module imports from a lower floor only; `tests/suites/tidy.rs` holds that.
 
+pub mod cli;
+pub mod config;
 pub mod content;
 pub mod format;
 pub mod local;

@@ -1,3 +1,5 @@
 //! The `datamon` program: its command line is wired in `cli`.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    datamon::cli::main()
+}

@@ -1,7 +1,7 @@
 //! L2, the remote side: one opened context on its object stores.
 //!
 //! A [`Store`] gives whole objects, parts of them and lists, and one kind of write: create if absent. What is
-//! retried, how often and how long is decided here and nowhere else; object_store's own retries are off.
+//! retried is decided here, how often and how long in [`retry`], nowhere else; object_store's own retries are off.
 //!
 //! # Invariants
 //!
@@ -15,6 +15,8 @@ pub mod chain;
 pub mod intents;
 pub mod probe;
 pub mod refs;
+pub mod retry;
+pub mod wire;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -23,12 +25,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::format::FormatError;
 use crate::format::envelope::{self, ObjectKind};
 use crate::format::key::{Keys, ObjectKey, Role};
 use crate::format::pack::{FinishedPack, PackKind};
-use crate::model::clock::{Clock, Entropy};
+use crate::model::clock::{Clock, Entropy, Timestamp};
 use crate::model::id::{ContextId, PackId};
 use backend::{Failure, Place};
 
@@ -110,6 +113,7 @@ pub struct Store {
     keys: Keys,
     places: HashMap<Role, Place>,
     timeout: Duration,
+    budget: retry::Budget,
     /// Time, as records see it.
     pub clock: Arc<dyn Clock>,
     /// Randomness, as ids and retries see it.
@@ -118,9 +122,17 @@ pub struct Store {
     pub requests: Requests,
 }
 
-/// First pause between two attempts; doubled up to [`PAUSE_MAX`], and a random part of it is waited.
-const PAUSE_FIRST: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How two objects of one name are compared.
+#[derive(Debug, Clone, Copy)]
+enum Compare {
+    /// Byte by byte.
+    Whole,
+    /// By length and these last bytes: a pack's footer, whose hashes cover the rest.
+    Tail(u64),
+}
+
+/// Bytes of a pack's end that are compared instead of 64 MiB.
+const PACK_TAIL_BYTES: u64 = 64 << 10;
 
 impl Store {
     /// A context whose roles lie at `places`; a role that is not among them lies with [`Role::Config`].
@@ -132,7 +144,21 @@ impl Store {
         entropy: Arc<dyn Entropy>,
     ) -> Arc<Self> {
         let requests = Requests::default();
-        Arc::new(Self { keys: Keys::new(context), places, timeout, clock, entropy, requests })
+        let budget = retry::Budget::default();
+        Arc::new(Self { keys: Keys::new(context), places, timeout, budget, clock, entropy, requests })
+    }
+
+    /// A context of its own in memory: for tests.
+    pub fn in_memory(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Arc<Self> {
+        let context = ContextId::from_parts(clock.now().millis(), entropy.random());
+        let places = HashMap::from([(Role::Config, Place::memory())]);
+        Self::new(context, places, Duration::from_secs(30), clock, entropy)
+    }
+
+    /// Now, by the store's answers, else by the host's clock. For people: no safety and no order rests on it.
+    pub fn now(&self) -> Timestamp {
+        let said = [Role::Config, Role::Meta, Role::VersionedMeta].into_iter().find_map(|role| self.place(role).time());
+        said.unwrap_or_else(|| self.clock.now())
     }
 
     /// The names of this context's objects.
@@ -193,45 +219,59 @@ impl Store {
     ///
     /// Safe to repeat and safe to drop: no name is ever used for two contents.
     pub async fn put_new(&self, key: &ObjectKey, bytes: &Bytes) -> Result<Put, StoreError> {
-        let start = tokio::time::Instant::now();
-        // A slow link needs its time: 64 KiB a second is the least we wait for.
-        let deadline = start + Duration::from_secs(30 + bytes.len() as u64 / (64 << 10)).max(self.timeout);
+        self.create(key, bytes, Compare::Whole).await
+    }
+
+    async fn create(&self, key: &ObjectKey, bytes: &Bytes, compare: Compare) -> Result<Put, StoreError> {
+        let place = self.place(key.role);
+        let limit = retry::attempt_limit(bytes.len() as u64);
+        let deadline = Instant::now() + limit.max(self.timeout);
         let mut attempt = 0;
         loop {
             self.requests.writes.fetch_add(1, Ordering::Relaxed);
-            let outcome =
-                tokio::time::timeout_at(deadline, self.place(key.role).create(&key.path, bytes.clone())).await;
+            let outcome = tokio::time::timeout(limit, place.create(&key.path, bytes.clone())).await;
             let why = match outcome {
                 Ok(Ok(())) => {
+                    self.budget.earn();
                     self.requests.bytes_out.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     return Ok(Put::Ours);
                 }
-                Ok(Err(Failure::Exists)) => return self.compare(key, bytes).await,
                 Ok(Err(Failure::Denied(why))) => return Err(StoreError::Denied { key: key.clone(), why }),
                 Ok(Err(failure)) => failure.to_string(),
                 Err(_) => "no answer before the deadline".to_owned(),
             };
-            match self.compare(key, bytes).await {
+            // Exists or unknown: the object itself knows. One that is not there was not written: S3 answers 409,
+            // read as *exists*, also when two requests merely met.
+            match self.compare(key, bytes, compare).await {
                 Err(StoreError::NotFound { .. }) => {}
-                Err(StoreError::Unavailable { .. }) if tokio::time::Instant::now() < deadline => {}
+                Err(StoreError::Unavailable { .. }) if Instant::now() < deadline => {}
                 outcome => return outcome,
             }
             attempt += 1;
-            if !self.pause(attempt, deadline).await {
+            if !self.pause(place, attempt, deadline).await {
                 return Err(StoreError::Unavailable { key: key.clone(), why });
             }
         }
     }
 
-    async fn compare(&self, key: &ObjectKey, bytes: &Bytes) -> Result<Put, StoreError> {
-        let found = self.get(key).await?;
-        Ok(if found == *bytes { Put::Ours } else { Put::Theirs(found) })
+    async fn compare(&self, key: &ObjectKey, bytes: &Bytes, compare: Compare) -> Result<Put, StoreError> {
+        let Compare::Tail(tail) = compare else {
+            let found = self.get(key).await?;
+            return Ok(if found == *bytes { Put::Ours } else { Put::Theirs(found) });
+        };
+        let len = self.len(key).await?;
+        if len != bytes.len() as u64 {
+            return Ok(Put::Theirs(Bytes::new()));
+        }
+        let start = len.saturating_sub(tail);
+        let found = self.get_range(key, start..len).await?;
+        Ok(if found == bytes[start as usize..] { Put::Ours } else { Put::Theirs(found) })
     }
 
     /// Creates a pack. Its name is ours alone, so another content under it is damage.
     pub async fn put_pack(&self, pack: &FinishedPack) -> Result<(), StoreError> {
         let key = self.keys.pack(pack.kind, pack.id);
-        match self.put_new(&key, &pack.bytes).await? {
+        match self.create(&key, &pack.bytes, Compare::Tail(PACK_TAIL_BYTES)).await? {
             Put::Ours => Ok(()),
             Put::Theirs(_) => Err(StoreError::Corrupt { key, why: FormatError::Hash }),
         }
@@ -265,32 +305,36 @@ impl Store {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let deadline = tokio::time::Instant::now() + self.timeout;
+        let deadline = Instant::now() + self.timeout;
         let mut attempts = 0;
         loop {
             counter.fetch_add(1, Ordering::Relaxed);
-            let why = match tokio::time::timeout_at(deadline, attempt()).await {
-                Ok(Ok(value)) => return Ok(value),
+            // One request that hangs is not the store: it is given up long before the deadline, and asked again.
+            let limit = (Instant::now() + retry::attempt_limit(0)).min(deadline);
+            let why = match tokio::time::timeout_at(limit, attempt()).await {
+                Ok(Ok(value)) => {
+                    self.budget.earn();
+                    return Ok(value);
+                }
                 Ok(Err(Failure::NotFound)) => return Err(StoreError::NotFound { key: key.clone() }),
                 Ok(Err(Failure::Denied(why))) => return Err(StoreError::Denied { key: key.clone(), why }),
                 Ok(Err(failure)) => failure.to_string(),
                 Err(_) => "no answer before the deadline".to_owned(),
             };
             attempts += 1;
-            if !self.pause(attempts, deadline).await {
+            if !self.pause(self.place(key.role), attempts, deadline).await {
                 return Err(StoreError::Unavailable { key: key.clone(), why });
             }
         }
     }
 
-    /// Waits a random part of the attempt's pause ("full jitter"); `false` when the deadline has come.
-    async fn pause(&self, attempt: u32, deadline: tokio::time::Instant) -> bool {
+    /// Waits before the repetition `attempt`; `false` when the deadline has come.
+    async fn pause(&self, place: &Place, attempt: u32, deadline: Instant) -> bool {
         self.requests.retries.fetch_add(1, Ordering::Relaxed);
-        let longest = PAUSE_FIRST.saturating_mul(1 << attempt.min(10)).min(PAUSE_MAX);
-        let part = (self.entropy.random() % 1000) as u32;
-        let until = tokio::time::Instant::now() + longest * part / 1000;
+        let pause = retry::pause(attempt, self.entropy.random(), place.asked_to_wait(), self.budget.spend());
+        let until = Instant::now() + pause;
         tokio::time::sleep_until(until.min(deadline)).await;
-        tokio::time::Instant::now() < deadline
+        until < deadline
     }
 }
 

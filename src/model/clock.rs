@@ -29,6 +29,14 @@ impl Timestamp {
     }
 }
 
+impl Timestamp {
+    /// The time in a `Date` header of HTTP.
+    pub fn from_http_date(text: &str) -> Option<Self> {
+        let time = DateTime::parse_from_rfc2822(text).ok()?;
+        Some(Self { secs: time.timestamp(), nanos: 0 })
+    }
+}
+
 impl fmt::Display for Timestamp {
     /// RFC 3339 in UTC with as many fractional digits as are needed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,5 +1,6 @@
 //! One bucket, prefix or directory behind object_store, whose types end here.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -8,14 +9,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::aws::{AmazonS3, AmazonS3ConfigKey};
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig};
+use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+
+use crate::model::clock::Timestamp;
 
 use super::StoreError;
+use super::wire::{self, Wire};
+mod s3;
 
 /// Why one request failed, by what the caller can do about it.
 #[derive(Debug, Clone)]
@@ -45,16 +50,43 @@ impl From<Error> for Failure {
         match error {
             Error::NotFound { .. } => Self::NotFound,
             Error::AlreadyExists { .. } | Error::Precondition { .. } => Self::Exists,
-            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => Self::Denied(chain(&error)),
-            Error::NotSupported { .. } | Error::NotImplemented { .. } | Error::InvalidPath { .. } => {
-                Self::Denied(chain(&error))
-            }
-            // No credentials at all shows as a failed request to the metadata service: nothing to wait for.
-            error if chain(&error).contains("169.254.169.254") => {
-                Self::Denied("no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".to_owned())
-            }
-            error => Self::Transient(chain(&error)),
+            error if lasting(&error) => Self::Denied(said(&chain(&error))),
+            error => Self::Transient(said(&chain(&error))),
         }
+    }
+}
+
+/// Whether asking again would bring the same answer.
+fn lasting(error: &Error) -> bool {
+    if matches!(error, Error::Generic { .. }) {
+        let text = chain(error);
+        // object_store keeps the status of a failed request in its text alone. 408 and 429 pass.
+        let status = text.split("status code: ").nth(1).unwrap_or_default();
+        let client = status.starts_with('4') && !status.starts_with("408") && !status.starts_with("429");
+        let moved = status.starts_with('3');
+        return client || moved || text.contains(wire::NO_CREDENTIALS);
+    }
+    // A scheme of errors that is not the network's: rights, names, what the store cannot do.
+    !matches!(error, Error::JoinError { .. })
+}
+
+/// A message for people out of an error's chain.
+fn said(chain: &str) -> String {
+    if chain.contains(wire::NO_CREDENTIALS) {
+        return format!(
+            "{} in the environment, in a profile or on this machine \
+             (set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the option profile)",
+            wire::NO_CREDENTIALS
+        );
+    }
+    // The store's own words, where it sent an XML error.
+    let element = |name: &str| {
+        let text = chain.split_once(&format!("<{name}>"))?.1;
+        Some(text.split_once(&format!("</{name}>"))?.0.to_owned())
+    };
+    match (element("Code"), element("Message")) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        _ => chain.strip_prefix("Generic S3 error: ").unwrap_or(chain).to_owned(),
     }
 }
 
@@ -78,44 +110,88 @@ pub struct Place {
     store: Arc<dyn ObjectStore>,
     pages: Option<Arc<AmazonS3>>,
     prefix: String,
+    wire: Arc<Wire>,
     /// The place's URL, for messages.
     pub url: String,
+}
+
+/// Says that a `file://` store may lie on a network file system.
+pub const NETWORK_FILE_SYSTEM: &str = "allow_network_fs";
+/// Options that object_store knows by another name.
+const S3_NAMES: [(&str, &str); 1] = [("sse", "server_side_encryption")];
+/// Options that are ours: read here, not by object_store.
+const S3_OURS: [&str; 3] = ["profile", "credentials", "ca_file"];
+
+/// Refuses an option that none of these places has, by name, and secrets.
+pub fn check_options(urls: &[&str], options: &BTreeMap<String, String>) -> Result<(), StoreError> {
+    for name in options.keys() {
+        if !urls.iter().any(|url| knows(url, name)) {
+            let what = format!("{name}: no such store option (endpoint, region, allow_http, profile, … are known)");
+            return Err(StoreError::Unsupported { what });
+        }
+        if matches!(s3_key(name), Some(AmazonS3ConfigKey::SecretAccessKey | AmazonS3ConfigKey::Token)) {
+            let what = format!("{name}: a secret is kept in no file (set it in the environment, or use a profile)");
+            return Err(StoreError::Unsupported { what });
+        }
+    }
+    Ok(())
+}
+
+fn knows(url: &str, option: &str) -> bool {
+    match url.split_once("://") {
+        Some(("file", _)) => option == NETWORK_FILE_SYSTEM,
+        Some(("s3", _)) => S3_OURS.contains(&option) || s3_key(option).is_some(),
+        _ => false,
+    }
+}
+
+fn s3_key(option: &str) -> Option<AmazonS3ConfigKey> {
+    let renamed = S3_NAMES.iter().find(|(ours, _)| *ours == option).map_or(option, |(_, theirs)| theirs);
+    let key = renamed.parse().ok()?;
+    // Which bucket, and how to create only: the URL and this module say it.
+    let fixed = matches!(key, AmazonS3ConfigKey::Bucket | AmazonS3ConfigKey::ConditionalPut);
+    (!fixed).then_some(key)
 }
 
 impl Place {
     /// Nothing but memory: for tests.
     pub fn memory() -> Self {
-        Self { store: Arc::new(InMemory::new()), pages: None, prefix: String::new(), url: "memory:".to_owned() }
+        Self::with("memory:", Arc::new(InMemory::new()))
     }
 
     /// Any object store: for tests that wrap one.
     pub fn of(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, pages: None, prefix: String::new(), url: "test:".to_owned() }
+        Self::with("test:", store)
     }
 
-    /// The place that `url` names: `file:///abs/path` or `s3://bucket/prefix`, with the options of its cloud.
+    fn with(url: &str, store: Arc<dyn ObjectStore>) -> Self {
+        Self { store, pages: None, prefix: String::new(), wire: Arc::default(), url: url.to_owned() }
+    }
+
+    /// The place that `url` names: `file:///abs/path` or `s3://bucket/prefix`. Of `options` those of its kind are used.
     ///
-    /// `variables` are the environment's `AWS_*`; an option beats them.
-    pub fn open(url: &str, options: &[(String, String)], variables: &[(String, String)]) -> Result<Self, StoreError> {
+    /// `variables` are the environment's `AWS_*` and `HOME`; an option beats them.
+    pub fn open(
+        url: &str,
+        options: &BTreeMap<String, String>,
+        variables: &[(String, String)],
+    ) -> Result<Self, StoreError> {
         let unsupported = |what: String| StoreError::Unsupported { what };
         let (scheme, rest) = url.split_once("://").ok_or_else(|| {
             unsupported(format!("{url}: not a store's URL (file:///abs/path or s3://bucket/prefix is expected)"))
         })?;
         match scheme {
-            "file" => Self::directory(url, rest, options),
-            "s3" => Self::s3(url, rest, options, variables),
+            "file" => Self::directory(url, rest),
+            "s3" => s3::open(url, rest, options, variables),
             "gs" | "az" => {
                 Err(unsupported(format!("{url}: {scheme}:// is not in this version (use file:// or s3://)")))
             }
-            _ => Err(unsupported(format!("{url}: unknown kind of store {scheme}:// (file:// and s3:// are known)"))),
+            _ => Err(unsupported(format!("{url}: unknown kind of store {scheme}:// (use file:// or s3://)"))),
         }
     }
 
-    fn directory(url: &str, path: &str, options: &[(String, String)]) -> Result<Self, StoreError> {
+    fn directory(url: &str, path: &str) -> Result<Self, StoreError> {
         let unsupported = |what: String| StoreError::Unsupported { what };
-        if let Some((key, _)) = options.first() {
-            return Err(unsupported(format!("{url}: a file:// store has no option {key}")));
-        }
         let dir = PathBuf::from(path);
         if !dir.is_absolute() {
             return Err(unsupported(format!("{url}: the path must be absolute, as in file:///srv/datamon")));
@@ -123,44 +199,18 @@ impl Place {
         std::fs::create_dir_all(&dir).map_err(|why| unsupported(format!("{url}: cannot be made: {why}")))?;
         let store =
             LocalFileSystem::new_with_prefix(&dir).map_err(|why| unsupported(format!("{url}: {}", chain(&why))))?;
-        let store = Arc::new(store.with_fsync(true));
-        Ok(Self { store, pages: None, prefix: String::new(), url: url.to_owned() })
+        // Without this a file is in the page cache only when its creation is acknowledged.
+        Ok(Self::with(url, Arc::new(store.with_fsync(true))))
     }
 
-    fn s3(
-        url: &str,
-        rest: &str,
-        options: &[(String, String)],
-        variables: &[(String, String)],
-    ) -> Result<Self, StoreError> {
-        let unsupported = |what: String| StoreError::Unsupported { what };
-        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        // Ours are the only retries; one is left to the credential providers, or they would ask for minutes.
-        let retry = RetryConfig { max_retries: 0, retry_timeout: Duration::from_secs(2), ..RetryConfig::default() };
-        let mut builder = AmazonS3Builder::new().with_bucket_name(bucket).with_retry(retry);
-        for (name, value) in variables {
-            if let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() {
-                builder = builder.with_config(key, value);
-            }
-        }
-        for (name, value) in options {
-            let key: AmazonS3ConfigKey =
-                name.parse().map_err(|_| unsupported(format!("{url}: unknown option {name}")))?;
-            if matches!(
-                key,
-                AmazonS3ConfigKey::AccessKeyId | AmazonS3ConfigKey::SecretAccessKey | AmazonS3ConfigKey::Token
-            ) {
-                return Err(unsupported(format!(
-                    "{url}: {name} is a secret and is kept in no file (set it in the environment)"
-                )));
-            }
-            builder = builder.with_config(key, value);
-        }
-        let store = builder.build().map_err(|why| unsupported(format!("{url}: {}", chain(&why))))?;
-        let store = Arc::new(store);
-        let prefix = prefix.trim_matches('/');
-        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        Ok(Self { store: store.clone(), pages: Some(store), prefix, url: url.to_owned() })
+    /// The store's own time, where its answers say it.
+    pub fn time(&self) -> Option<Timestamp> {
+        self.wire.time()
+    }
+
+    /// How long the store asked us to wait.
+    pub fn asked_to_wait(&self) -> Option<Duration> {
+        self.wire.asked_to_wait()
     }
 
     fn path(&self, path: &str) -> Path {
@@ -187,8 +237,12 @@ impl Place {
     /// Creates the object, only if there is none.
     pub async fn create(&self, path: &str, bytes: Bytes) -> Result<(), Failure> {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        self.store.put_opts(&self.path(path), bytes.into(), options).await?;
-        Ok(())
+        match self.store.put_opts(&self.path(path), bytes.into(), options).await.map_err(Failure::from) {
+            Ok(_) => Ok(()),
+            // A bucket is made by its owner, never by us.
+            Err(Failure::NotFound) => Err(Failure::Denied(format!("{}: there is no such bucket", self.url))),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// All objects below `prefix` (which ends in `/`), sorted.
@@ -213,5 +267,54 @@ impl Place {
     /// Removes the object: the probe's own, nothing else.
     pub async fn remove(&self, path: &str) -> Result<(), Failure> {
         Ok(self.store.delete(&self.path(path)).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn refusal(url: &str) -> String {
+        Place::open(url, &BTreeMap::new(), &[]).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn a_store_of_another_kind_is_refused_by_name() {
+        assert!(refusal("gs://bucket").contains("gs:// is not in this version"));
+        assert!(refusal("az://container/p").contains("not in this version"));
+        assert!(refusal("ftp://host").contains("unknown kind of store ftp://"));
+        assert!(refusal("/srv/x").contains("not a store's URL"));
+        assert!(refusal("file://relative").contains("must be absolute"));
+    }
+
+    #[test]
+    fn an_unknown_option_is_refused_by_name_and_a_secret_is_kept_in_no_file() {
+        let check =
+            |url: &str, pairs: &[(&str, &str)]| check_options(&[url], &options(pairs)).map_err(|why| why.to_string());
+        let all = ["endpoint", "region", "allow_http", "virtual_hosted_style_request", "profile", "credentials"];
+        for name in all.into_iter().chain(["ca_file", "sse", "sse_kms_key_id", "request_payer"]) {
+            assert_eq!(check("s3://b", &[(name, "x")]), Ok(()), "{name}");
+        }
+        assert!(check("s3://b", &[("endpont", "x")]).unwrap_err().contains("endpont"));
+        assert!(check("s3://b", &[("bucket", "x")]).is_err());
+        assert!(check("s3://b", &[("secret_access_key", "x")]).unwrap_err().contains("a secret"));
+        assert!(check("file:///x", &[("endpoint", "x")]).is_err());
+        assert_eq!(check("file:///x", &[(NETWORK_FILE_SYSTEM, "true")]), Ok(()));
+    }
+
+    #[test]
+    fn an_answer_that_would_not_change_is_not_asked_for_again() {
+        let generic = |text: &str| Failure::from(Error::Generic { store: "S3", source: text.into() });
+        let client =
+            generic("Server returned non-2xx status code: 400 Bad Request: <Code>A</Code><Message>b</Message>");
+        assert!(matches!(client, Failure::Denied(why) if why == "A: b"));
+        assert!(matches!(generic("Server returned non-2xx status code: 429 Slow"), Failure::Transient(_)));
+        assert!(matches!(generic("Server returned non-2xx status code: 503 Busy"), Failure::Transient(_)));
+        assert!(matches!(generic("connection reset"), Failure::Transient(_)));
+        assert!(matches!(generic(wire::NO_CREDENTIALS), Failure::Denied(why) if why.contains("AWS_ACCESS_KEY_ID")));
     }
 }

@@ -48,7 +48,7 @@ pub async fn find(store: &Store, name: &RepoName) -> Result<RepoEntry, CatalogEr
 
 /// Makes the repo `name`.
 pub async fn create(store: &Store, name: &RepoName) -> Result<RepoEntry, CatalogError> {
-    let id = RepoId::from_parts(store.clock.now().millis(), store.entropy.random());
+    let id = RepoId::from_parts(store.now().millis(), store.entropy.random());
     let entry = RepoEntry { id, chunk_size: ChunkSize::DEFAULT, state: RepoState::Live };
     loop {
         if let Some(RepoState::Removing(nonce)) = load(store).await?.repos.get(name).map(|found| found.state) {

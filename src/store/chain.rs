@@ -137,7 +137,7 @@ pub async fn append<R: ChainRecord>(
     record: R,
 ) -> Result<Option<Link<R>>, StoreError> {
     let seq = previous.map_or(0, |link| link.seq + 1);
-    let now = store.clock.now();
+    let now = store.now();
     let time = previous.map_or(now, |link| now.max(link.record.time().next()));
     let record = record.linked(previous.map(|link| link.hash), time);
     let object = envelope::seal(R::KIND, store.context(), &record.encode());

@@ -75,7 +75,7 @@ pub async fn enter(
         for label in &summary.labels {
             next.labels.insert(label.clone(), summary.bundle);
         }
-        let time = store.clock.now().max(next.time.next());
+        let time = store.now().max(next.time.next());
         next.recent.push(Summary { time, ..summary.clone() });
         if next.recent.len() > RECENT_MAX {
             next.recent.remove(0);
