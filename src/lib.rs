@@ -10,4 +10,5 @@ pub mod format;
 pub mod local;
 pub mod model;
 pub mod snapshot;
+pub mod staging;
 pub mod store;
