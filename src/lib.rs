@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod config;
 pub mod content;
+pub mod faults;
 pub mod format;
 pub mod local;
 pub mod model;

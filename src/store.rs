@@ -32,7 +32,7 @@ use crate::format::envelope::{self, ObjectKind};
 use crate::format::key::{Keys, ObjectKey, Role};
 use crate::format::pack::{FinishedPack, PackKind};
 use crate::model::clock::{Clock, Entropy, Timestamp};
-use crate::model::id::{ContextId, PackId};
+use crate::model::id::{ContextId, IntentId, PackId};
 use backend::{Failure, Place};
 
 /// Why a store did not do what was asked.
@@ -275,6 +275,14 @@ impl Store {
             Put::Ours => Ok(()),
             Put::Theirs(_) => Err(StoreError::Corrupt { key, why: FormatError::Hash }),
         }
+    }
+
+    /// The data packs of an intent, and their lengths.
+    pub async fn list_packs(&self, intent: IntentId) -> Result<Vec<(ObjectKey, u64)>, StoreError> {
+        let mut listed = self.list(&self.keys.data_packs(intent)).await?;
+        let prefix = format!("{intent}-");
+        listed.retain(|(key, _)| key.name().starts_with(&prefix));
+        Ok(listed)
     }
 
     /// `stored` bytes at `offset` of a pack.

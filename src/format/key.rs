@@ -123,6 +123,12 @@ impl Keys {
         }
     }
 
+    /// What the names of an intent's data packs begin with.
+    pub fn data_packs(self, intent: IntentId) -> ObjectKey {
+        let hh = ObjectHash::of(&intent.to_bytes()).0[0];
+        self.of(Role::Blob, format_args!("p/{hh:02x}/"))
+    }
+
     /// The catalog's chain.
     pub fn catalog(self) -> ObjectKey {
         self.of(Role::Meta, format_args!("repos/"))

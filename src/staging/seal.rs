@@ -12,8 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::inode::Inode;
-use super::tree::{Base, StagingError, child_key, decode_child, read_up_to};
-use crate::format::range::RowKey;
+use super::tree::{Base, StagingError, decode_child, read_up_to};
 use crate::local::db::{Family, Instant};
 use crate::model::chunk::ChunkSize;
 use crate::model::name::FileName;
@@ -137,8 +136,9 @@ impl Sealed {
         }
     }
 
-    /// All entries of a directory in bytewise order of their names: name and number.
-    pub async fn children(&self, ino: u64, inode: &Inode) -> Result<Vec<(FileName, u64)>, StagingError> {
+    /// All entries of a directory in bytewise order of their names: name, number, and the base's entry where the name is
+    /// still the base's.
+    pub async fn children(&self, ino: u64, inode: &Inode) -> Result<Vec<(FileName, u64, Option<Inode>)>, StagingError> {
         let mut merged = std::collections::BTreeMap::new();
         if let (Some(snapshot), Some(row)) = (&self.base.snapshot, inode.base) {
             let path = self.base.directory_path(row).await?;
@@ -147,7 +147,10 @@ impl Sealed {
                 let listed = snapshot.list(&path, after.as_ref(), LIST_STEP).await?;
                 let Some((last, ..)) = listed.last() else { break };
                 after = Some(last.clone());
-                merged.extend(listed.into_iter().map(|(name, row, _)| (name, self.base.ino(row))));
+                for (name, row, entry) in listed {
+                    let inode = Inode::of_base(row, entry, None);
+                    merged.insert(name, (self.base.ino(row), Some(inode)));
+                }
             }
         }
         let prefix = ino.to_be_bytes();
@@ -160,12 +163,12 @@ impl Sealed {
             for (key, value) in pairs {
                 let name = FileName::new(key[8..].to_vec()).expect("only names were written");
                 match decode_child(&value) {
-                    Some(child) => merged.insert(name, child),
+                    Some(child) => merged.insert(name, (child, None)),
                     None => merged.remove(&name),
                 };
             }
         }
-        Ok(merged.into_iter().collect())
+        Ok(merged.into_iter().map(|(name, (child, inode))| (name, child, inode)).collect())
     }
 
     /// All inodes that have a record, a step at a time: those after `after`.
@@ -184,14 +187,4 @@ impl Sealed {
     pub fn data(&self) -> &Arc<Preserved> {
         &self.shared
     }
-
-    /// The key of a child in F or D, from its directory's path.
-    pub fn key(parent: &crate::model::path::TreePath, name: &FileName) -> RowKey {
-        RowKey::child(parent, name)
-    }
-}
-
-/// The database key of a directory entry: for tests and tools.
-pub fn entry_key(parent: u64, name: &FileName) -> Vec<u8> {
-    child_key(parent, name)
 }
