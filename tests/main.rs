@@ -1,0 +1,6 @@
+//! All integration tests, in one binary: linking rocksdb takes longer than most of them run.
+
+mod suites {
+    mod scripts;
+    mod tidy;
+}

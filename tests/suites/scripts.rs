@@ -1,0 +1,17 @@
+//! What the installed scripts say of themselves.
+
+use std::path::Path;
+use std::process::Command;
+
+#[test]
+fn every_script_is_well_formed_and_executable() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for script in ["packaging/install-deps.sh", "scripts/quickstart.sh", ".ci/run"] {
+        let path = root.join(script);
+        let checked = Command::new("bash").arg("-n").arg(&path).status().unwrap();
+        assert!(checked.success(), "{script} is no bash");
+        use std::os::unix::fs::PermissionsExt;
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o111, 0o111, "{script} is not executable");
+    }
+}
