@@ -13,6 +13,7 @@ pub mod chunk;
 pub mod clock;
 pub mod entry;
 pub mod id;
+pub mod job;
 pub mod limits;
 pub mod name;
 pub mod path;

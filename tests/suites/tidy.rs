@@ -12,6 +12,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("store", 2),
     ("local", 2),
     ("content", 3),
+    ("faults", 4),
     ("snapshot", 4),
     ("staging", 5),
     ("vfs", 6),
