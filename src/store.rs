@@ -12,10 +12,14 @@
 pub mod backend;
 pub mod catalog;
 pub mod chain;
+pub mod contract;
+pub mod fault;
 pub mod intents;
 pub mod probe;
 pub mod refs;
 pub mod retry;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod wire;
 
 use std::collections::HashMap;

@@ -35,7 +35,7 @@ const RECORD_ROLES: [Role; 5] = [Role::Meta, Role::VersionedMeta, Role::Blob, Ro
 #[derive(Debug, Subcommand)]
 pub enum ContextCommand {
     /// Make a context in a store, after probing that the store keeps what datamon rests on
-    Create(CreateArgs),
+    Create(Box<CreateArgs>),
     /// Make a context that exists in a store known to this host
     Add {
         /// The store; with several contexts in it, URL#NAME picks one
@@ -130,7 +130,7 @@ pub fn run(command: ContextCommand, host: &Host) -> ExitCode {
         return Failure::new("system", "no runtime could be started").report(false);
     };
     let (as_json, result) = match command {
-        ContextCommand::Create(args) => (false, runtime.block_on(create(host, args))),
+        ContextCommand::Create(args) => (false, runtime.block_on(create(host, *args))),
         ContextCommand::Add { url, name, options } => (false, runtime.block_on(add(host, &url, name, options))),
         ContextCommand::List { json } => (json, list(host, json)),
         ContextCommand::Show { name, json } => (json, show(host, &name, json)),
@@ -171,6 +171,7 @@ async fn create(host: &Host, args: CreateArgs) -> Result<(), Failure> {
     refuse_network_file_systems(&context)?;
     let places = context.places(&host.environment, &BTreeMap::new())?;
     for place in distinct(&places) {
+        reach(host, place).await?;
         let failed = probe::probe(place, host.entropy.random()).await.into_iter().find(|check| !check.ok);
         if let Some(Check { name, detail, .. }) = failed {
             let why = if detail.is_empty() { name.to_owned() } else { format!("{name}: {detail}") };
@@ -192,6 +193,18 @@ async fn create(host: &Host, args: CreateArgs) -> Result<(), Failure> {
     host.places.save_new(&mut context)?;
     output::print_line(&format!("created context {} ({}) at {}", context.name, context.id, context.store));
     Ok(())
+}
+
+/// Whether a place answers; nobody waits long for one that is not there.
+async fn reach(host: &Host, place: &Place) -> Result<(), Failure> {
+    let answer = tokio::time::timeout(PATIENCE, probe::reach(place, host.entropy.random())).await;
+    let (kind, why) = match answer {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(failure @ backend::Failure::Denied(_))) => ("denied", failure.to_string()),
+        Ok(Err(failure)) => ("unavailable", format!("does not answer: {failure}")),
+        Err(_) => ("unavailable", "does not answer".to_owned()),
+    };
+    Err(Failure::new(kind, why).about(&place.url))
 }
 
 fn refuse_taken(host: &Host, name: &ContextName) -> Result<(), Failure> {
@@ -391,6 +404,10 @@ async fn check(host: &Host, name: &ContextName, as_json: bool) -> Result<(), Fai
     let mut findings = Vec::new();
     for place in distinct(&places) {
         let since = Instant::now();
+        if let Err(failure) = reach(host, place).await {
+            findings.push(Finding::of(format!("{}: answers", place.url), since, Err(failure)));
+            continue;
+        }
         for Check { name, ok, detail } in probe::probe(place, host.entropy.random()).await {
             findings.push(Finding {
                 name: format!("{}: {name}", place.url),

@@ -19,6 +19,7 @@ use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, Put
 use crate::model::clock::Timestamp;
 
 use super::StoreError;
+use super::fault::{FaultStore, Faults};
 use super::wire::{self, Wire};
 mod s3;
 
@@ -166,6 +167,12 @@ impl Place {
 
     fn with(url: &str, store: Arc<dyn ObjectStore>) -> Self {
         Self { store, pages: None, prefix: String::new(), wire: Arc::default(), url: url.to_owned() }
+    }
+
+    /// The same objects behind faults: for tests.
+    pub fn with_faults(&self, faults: &Arc<Faults>) -> Self {
+        let store = Arc::new(FaultStore::new(self.store.clone(), faults.clone()));
+        Self { store, pages: None, ..self.clone() }
     }
 
     /// The place that `url` names: `file:///abs/path` or `s3://bucket/prefix`. Of `options` those of its kind are used.

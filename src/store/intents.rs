@@ -19,6 +19,7 @@ pub async fn head(store: &Store) -> Result<u64, StoreError> {
 /// Safe to drop and to repeat: the same intent gives the same object.
 pub async fn register(store: &Store, intent: &Intent, extension: Option<u32>) -> Result<u64, StoreError> {
     let mut round = head(store).await?;
+    // A collection that begins between the two looks has not seen the intent: it is registered there too.
     loop {
         let key = store.keys().intent(round, intent.id, extension);
         let object = envelope::seal(ObjectKind::Intent, store.context(), &intent.encode());
@@ -35,6 +36,8 @@ pub async fn register(store: &Store, intent: &Intent, extension: Option<u32>) ->
     let catalog = super::catalog::load(store).await?;
     let live = catalog.repos.values().any(|entry| entry.id == intent.repo && entry.state == RepoState::Live);
     if !live {
+        // A slot that is filled keeps nobody waiting, least of all the one who removes the repo.
+        abort(store, intent).await?;
         return Err(StoreError::Conflict { what: "the repo was removed: what is staged stays here".to_owned() });
     }
     for base in &intent.bases {
@@ -74,4 +77,59 @@ pub async fn abort(store: &Store, intent: &Intent) -> Result<(), StoreError> {
     let object = envelope::seal(ObjectKind::Aborted, store.context(), &intent.id.to_bytes());
     store.put_new(&store.keys().bundle(intent.repo, intent.bundle), &object).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::key;
+    use crate::model::clock::Timestamp;
+    use crate::model::id::{BundleId, IntentId};
+    use crate::store::testing::{clock, entropy};
+    use crate::store::{Store, catalog};
+    use bytes::Bytes;
+    use std::sync::Arc;
+
+    async fn writer() -> (Arc<Store>, Intent) {
+        let store = Store::in_memory(clock(), entropy());
+        let repo = catalog::create(&store, &"a".parse().unwrap()).await.unwrap();
+        let intent = Intent {
+            time: Timestamp::default(),
+            id: IntentId::from_parts(1, 1),
+            repo: repo.id,
+            bundle: BundleId::from_parts(2, 2),
+            bases: vec![BundleId::from_parts(3, 3)],
+            who: "ann@lab".into(),
+        };
+        (store, intent)
+    }
+
+    #[tokio::test]
+    async fn an_intent_is_registered_once_under_the_newest_round() {
+        let (store, intent) = writer().await;
+        assert_eq!(register(&store, &intent, None).await.unwrap(), 0);
+        assert_eq!(register(&store, &intent, None).await.unwrap(), 0, "safe to repeat");
+        let round = key::record(&store.keys().condemned(), 5);
+        store.put_new(&round, &Bytes::from_static(b"a round")).await.unwrap();
+        assert_eq!(register(&store, &intent, None).await.unwrap(), 5);
+        assert_eq!(open_intents(&store, 5).await.unwrap(), std::slice::from_ref(&intent));
+        assert_eq!(open_intents(&store, 0).await.unwrap(), [intent]);
+    }
+
+    #[tokio::test]
+    async fn a_purged_base_is_refused() {
+        let (store, intent) = writer().await;
+        let purged = store.keys().purged(intent.repo, intent.bases[0]);
+        store.put_new(&purged, &Bytes::from_static(b"gone")).await.unwrap();
+        let refused = register(&store, &intent, None).await.unwrap_err().to_string();
+        assert!(refused.contains("was purged"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn another_intent_under_the_same_name_is_damage() {
+        let (store, intent) = writer().await;
+        register(&store, &intent, None).await.unwrap();
+        let other = Intent { who: "bob@lab".into(), ..intent };
+        assert!(matches!(register(&store, &other, None).await, Err(StoreError::Corrupt { .. })));
+    }
 }

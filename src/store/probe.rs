@@ -23,6 +23,14 @@ pub struct Check {
     pub detail: String,
 }
 
+/// Whether `place` answers at all: the reason when it does not, before anything is said about what it keeps.
+pub async fn reach(place: &Place, run: u128) -> Result<(), Failure> {
+    match place.get(&key::probe(Role::Config, run, "absent").path, None).await {
+        Ok(_) | Err(Failure::NotFound) => Ok(()),
+        Err(failure) => Err(failure),
+    }
+}
+
 /// Looks for each property at `place`; `run` makes the names unique.
 pub async fn probe(place: &Place, run: u128) -> Vec<Check> {
     let path = |name: &str| key::probe(Role::Config, run, name).path;
@@ -87,4 +95,37 @@ async fn listing(place: &Place, run: u128) -> Result<(), String> {
 async fn part(place: &Place, path: &str) -> Result<(), String> {
     let bytes = place.get(path, Some(3..6)).await.map_err(|failure| failure.to_string())?;
     if &bytes[..] == b"345" { Ok(()) } else { Err(format!("{} bytes came instead of 3", bytes.len())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::fault::{Faults, Operation};
+
+    #[tokio::test]
+    async fn an_honest_place_passes_and_the_probe_cleans_up() {
+        let place = Place::memory();
+        assert!(probe(&place, 7).await.iter().all(|check| check.ok));
+        assert!(place.list("probe/").await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_place_that_overwrites_is_named() {
+        let faults = Faults::new();
+        faults.ignore_create_only();
+        let checks = probe(&Place::memory().with_faults(&faults), 7).await;
+        let failed: Vec<_> = checks.iter().filter(|check| !check.ok).map(|check| check.name).collect();
+        assert_eq!(failed, ["racing creates have exactly one winner", "a create over an existing object is refused"]);
+    }
+
+    #[tokio::test]
+    async fn a_place_that_does_not_answer_is_not_called_a_liar() {
+        let faults = Faults::new();
+        faults.set_stopped(true);
+        let place = Place::memory().with_faults(&faults);
+        assert!(matches!(reach(&place, 7).await, Err(Failure::Transient(_))));
+        assert_eq!(faults.log()[0].0, Operation::Read);
+        faults.clear();
+        assert!(reach(&place, 7).await.is_ok());
+    }
 }
