@@ -1,8 +1,12 @@
 //! L8, the program: the command line, and the wiring of the floors below.
 
+pub mod commit;
 pub mod context;
+pub mod control;
 pub mod host;
+pub mod options;
 pub mod output;
+pub mod umount;
 
 use std::process::ExitCode;
 
@@ -22,6 +26,18 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a bundle of a staging tree
+    Commit(commit::CommitArgs),
+    /// Commit what changed, and unmount
+    Umount(umount::UmountArgs),
+    /// The first ioctl of the other commands, in a process that can be left behind
+    #[command(hide = true)]
+    Submit {
+        /// A verb in JSON
+        verb: String,
+        /// A path in the mount
+        path: std::path::PathBuf,
+    },
     /// Contexts: where data sets live
     #[command(subcommand)]
     Context(context::ContextCommand),
@@ -40,11 +56,25 @@ pub fn main() -> ExitCode {
         Err(error) => return Failure::from(error).report(false),
     };
     match command {
+        Command::Commit(args) => output::finish(args.json, commit::run(&args)),
+        Command::Umount(args) => for_mount_8(&host, umount::run(&args)),
+        Command::Submit { verb, path } => output::finish(true, control::submit(&path, &verb)),
         Command::Context(command) => context::run(command, &host),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut CommandLine::command(), "datamon", &mut std::io::stdout());
             ExitCode::SUCCESS
         }
+    }
+}
+
+/// Ends a command that mount(8) or umount(8) may have called through our helper: then with their exit codes.
+fn for_mount_8(host: &Host, result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Err(failure) if host.environment.get("DATAMON_HELPER").is_some() => {
+            eprintln!("{}", failure.line());
+            ExitCode::from(if failure.kind == "usage" { 1 } else { 32 })
+        }
+        result => output::finish(false, result),
     }
 }
 

@@ -13,3 +13,4 @@ pub mod model;
 pub mod snapshot;
 pub mod staging;
 pub mod store;
+pub mod telemetry;

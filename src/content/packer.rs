@@ -177,17 +177,21 @@ impl<T: Send + 'static> Packer<T> {
             _ => Record::block(chunks.iter().map(|(id, raw)| (*id, &raw[..]))),
         };
         let record = tokio::task::spawn_blocking(encode).await.expect("encoding does not panic");
+        match self.lay(record)? {
+            Some(full) => self.upload(full).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Lays a record into the open pack, or a new one; answers the pack if it is full now.
+    fn lay(&self, record: Record) -> Result<Option<Open<T>>, PackError> {
+        let mut state = self.lock();
         loop {
-            let mut state = self.lock();
             if let Some(open) = &mut state.open {
                 let placed = open.writer.append(record);
                 open.placed.extend(placed.chunks);
-                if open.writer.len() < self.config.target_bytes {
-                    return Ok(());
-                }
-                let full = state.open.take().expect("it was there two lines ago");
-                drop(state);
-                return self.upload(full).await;
+                let full = open.writer.len() >= self.config.target_bytes;
+                return Ok(if full { state.open.take() } else { None });
             }
             let seq = self.journal.next_seq().map_err(|error| PackError::Journal(error.to_string()))?;
             let id = PackId { intent: self.config.intent, run: self.config.run, seq };

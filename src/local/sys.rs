@@ -100,6 +100,18 @@ pub fn ioctl<const N: usize>(file: &File, request: u64, buffer: &mut [u8; N]) ->
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Whether an ioctl was refused because what it was asked of does not know it.
+pub fn is_not_supported(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOTTY)
+}
+
+/// Whether anything is open in the mount at `target`, or works in it (umount2(2), MNT_EXPIRE).
+///
+/// Marks a mount that is not in use as expired; the next look into it takes the mark away.
+pub fn is_in_use(target: &Path) -> bool {
+    umount(target, libc::MNT_EXPIRE).is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
+}
+
 /// Opens /dev/fuse.
 pub fn open_fuse() -> io::Result<OwnedFd> {
     Ok(File::options().read(true).write(true).open("/dev/fuse")?.into())

@@ -532,9 +532,10 @@ impl Work<'_> {
         uploaded: Uploaded,
     ) -> Result<(Descriptor, Bytes, Vec<(u64, u64, FileBody)>), CommitError> {
         let committer = self.committer;
+        let uploaded = std::mem::take(&mut *uploaded.lock().expect("nothing panics while it holds the map"));
         let mut tables = Tables {
             work: self,
-            uploaded: std::mem::take(&mut *uploaded.lock().expect("nothing panics while it holds the map")),
+            uploaded,
             writer: TreeWriter::new(
                 committer.store.clone(),
                 committer.journal.clone(),

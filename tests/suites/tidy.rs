@@ -38,7 +38,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("libc", &["vfs/error.rs", "local/sys.rs", "fuse"]),
     ("tokio", &["fuse", "vfs", "store", "content", "snapshot", "staging", "cli"]),
     ("tracing_subscriber", &["telemetry.rs"]),
-    ("serde", &["config.rs", "model/job.rs"]),
+    ("serde", &["config.rs", "cli", "model/job.rs"]),
     ("serde_json", &["cli", "vfs/control", "model/job.rs"]),
     ("toml", &["config.rs"]),
     ("async_trait", &["store"]),

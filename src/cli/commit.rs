@@ -1,0 +1,60 @@
+//! `datamon commit`: makes a bundle of the staging tree that a path lies in.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::cli::control;
+use crate::cli::output::{Failure, print_json, print_line};
+use crate::model::job::{Committed, Verb};
+use crate::model::name::LabelName;
+
+/// The arguments of `datamon commit`.
+#[derive(Debug, Args)]
+pub struct CommitArgs {
+    /// What changed, and why
+    #[arg(short, long)]
+    message: Option<String>,
+    /// A label to set on the bundle; repeatable
+    #[arg(short, long = "label", value_name = "LABEL")]
+    labels: Vec<LabelName>,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Any path inside the staging tree
+    path: PathBuf,
+}
+
+/// Commits, and prints the bundle's id.
+pub fn run(args: &CommitArgs) -> Result<(), Failure> {
+    let labels = args.labels.iter().map(ToString::to_string).collect();
+    let verb = Verb::Commit { message: args.message.clone(), labels, all: false };
+    let shown = std::io::stderr().is_terminal();
+    let commits = control::carry_out(&args.path, &verb, |line| {
+        if shown {
+            eprint!("\r\x1b[K{line}");
+        }
+    });
+    if shown {
+        eprint!("\r\x1b[K");
+    }
+    let commits = commits?;
+    let missing = || Failure::new("failed", format!("{}: the daemon named no bundle", args.path.display()));
+    show(commits.first().ok_or_else(missing)?, args.json);
+    Ok(())
+}
+
+fn show(done: &Committed, as_json: bool) {
+    if as_json {
+        return print_json(&json!(done));
+    }
+    if !done.changed {
+        eprintln!("unchanged");
+    }
+    if done.diverged {
+        eprintln!("datamon: {}: latest was no longer the base: both bundles are kept", done.repo);
+    }
+    print_line(&done.bundle);
+}

@@ -1,0 +1,110 @@
+//! The asking side of the two ioctls (`model::job`): how commands reach the daemon of a mount.
+//!
+//! The first ioctl on a mount runs in a child under a time limit: a daemon that is stopped would hold the caller in the
+//! kernel, where not even a kill reaches it, so what is held is the child.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::cli::output::{Failure, print_json};
+use crate::local::sys;
+use crate::model::job::{self, Committed, Job, Progress, Verb};
+
+/// How long the daemon may take to answer that it starts.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Carries out `verb` on the tree that `path` lies in, and tells `say` how far it is.
+pub fn carry_out(path: &Path, verb: &Verb, mut say: impl FnMut(&str)) -> Result<Vec<Committed>, Failure> {
+    let job = submit_in_child(path, verb)?;
+    let file = File::open(path).map_err(|why| unreachable_daemon(path, &why))?;
+    loop {
+        match ask::<_, Progress>(&file, job::WAIT, &job).map_err(|why| unreachable_daemon(path, &why))? {
+            Progress::Running { line } => say(&line),
+            Progress::Done { commits } => return Ok(commits),
+            Progress::Failed { kind, message, .. } => return Err(Failure::new(known_kind(&kind), message)),
+        }
+    }
+}
+
+/// The daemon's word for a failure as one of ours.
+fn known_kind(kind: &str) -> &'static str {
+    let known = ["denied", "unavailable", "corrupt", "conflict", "not_found", "busy", "empty", "diverged", "usage"];
+    known.into_iter().find(|known| *known == kind).unwrap_or("failed")
+}
+
+fn unreachable_daemon(path: &Path, why: &io::Error) -> Failure {
+    let path = path.display();
+    if sys::is_not_supported(why) {
+        return Failure::new("not_datamon", format!("{path}: not in a datamon mount (mount one: datamon mount)"));
+    }
+    match why.kind() {
+        io::ErrorKind::NotConnected => {
+            Failure::new("dead", format!("{path}: its daemon has ended (mount it again; nothing staged is lost)"))
+        }
+        _ => Failure::new("failed", format!("{path}: {why}")),
+    }
+}
+
+/// One question and its answer.
+fn ask<Q: serde::Serialize, A: serde::de::DeserializeOwned>(file: &File, number: u32, question: &Q) -> io::Result<A> {
+    let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "too long (a message has at most 3 KiB here)");
+    let mut buffer = job::encode(question).ok_or_else(too_long)?;
+    sys::ioctl(file, u64::from(number), &mut buffer)?;
+    job::decode(&buffer).ok_or_else(|| io::Error::other("the daemon answered in an unknown tongue"))
+}
+
+/// The hidden command `submit`: opens the path, submits the verb, prints the answer. Run by [`submit_in_child`].
+pub fn submit(path: &Path, verb: &str) -> Result<(), Failure> {
+    let verb: Verb = serde_json::from_str(verb).map_err(|why| Failure::usage(format!("{verb}: {why}")))?;
+    let asked = File::open(path).and_then(|file| ask::<_, Job>(&file, job::SUBMIT, &verb));
+    let job = asked.map_err(|why| unreachable_daemon(path, &why))?;
+    print_json(&serde_json::json!({ "job": job.job }));
+    Ok(())
+}
+
+fn submit_in_child(path: &Path, verb: &Verb) -> Result<Job, Failure> {
+    let failed = |why: String| Failure::new("failed", format!("{}: {why}", path.display()));
+    let verb = serde_json::to_string(verb).map_err(|why| failed(why.to_string()))?;
+    let mut child = Command::new("/proc/self/exe")
+        .args(["submit", &verb])
+        .arg(path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|why| failed(why.to_string()))?;
+    let start = Instant::now();
+    let status = loop {
+        match child.try_wait().map_err(|why| failed(why.to_string()))? {
+            Some(status) => break status,
+            None if start.elapsed() > ANSWER_LIMIT => {
+                // It may sit in the kernel until the daemon goes on; it is not waited for.
+                let _ = child.kill();
+                let remedy = "the daemon may be stopped; /sys/fs/fuse/connections/*/abort ends it";
+                return Err(failed(format!("no answer within 10 s ({remedy})")));
+            }
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    let mut text = String::new();
+    if let Some(mut out) = child.stdout.take() {
+        use std::io::Read;
+        out.read_to_string(&mut text).map_err(|why| failed(why.to_string()))?;
+    }
+    if status.success() {
+        return serde_json::from_str(&text).map_err(|why| failed(why.to_string()));
+    }
+    let answer: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let word = |name: &str| answer["error"][name].as_str().map(str::to_owned);
+    let kind = word("kind").unwrap_or_default();
+    let kind = if ["not_datamon", "dead"].contains(&kind.as_str()) {
+        if kind == "dead" { "dead" } else { "not_datamon" }
+    } else {
+        known_kind(&kind)
+    };
+    let message = word("message").unwrap_or_else(|| format!("{}: the daemon did not answer", path.display()));
+    Err(Failure { kind, message, remedy: word("remedy") })
+}

@@ -1,0 +1,171 @@
+//! `datamon umount`, and what umount(8) does through our helper: commit what changed, then unmount.
+//!
+//! The kernel does not wait for a FUSE daemon at umount(2), so whatever shall happen before happens here. On failure
+//! the mount stays, writers go on, and nothing is lost.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::Args;
+
+use crate::cli::control;
+use crate::cli::output::{Failure, print_line};
+use crate::local::sys;
+use crate::model::job::Verb;
+
+/// The arguments of `datamon umount`.
+#[derive(Debug, Args)]
+pub struct UmountArgs {
+    /// Detach now; what changed stays staged
+    #[arg(short, long)]
+    lazy: bool,
+    /// Unmount even if the daemon does not answer; what changed stays staged
+    #[arg(short, long)]
+    force: bool,
+    /// Accepted for umount(8)
+    #[arg(short, long)]
+    read_only: bool,
+    /// The mount point
+    dir: PathBuf,
+}
+
+/// A line of /proc/self/mountinfo.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Mounted {
+    /// The file system, as `major:minor`.
+    pub device: String,
+    /// Where.
+    pub dir: PathBuf,
+    /// The kind of file system.
+    pub kind: String,
+    /// What, as mount(8) shows it.
+    pub source: String,
+}
+
+/// Unmounts, after committing what changed.
+pub fn run(args: &UmountArgs) -> Result<(), Failure> {
+    let dir = std::path::absolute(&args.dir).map_err(|why| Failure::new("failed", why.to_string()))?;
+    let mounts = mounts()?;
+    let Some(mounted) = find(&mounts, &dir) else {
+        return Err(Failure::new("not_mounted", format!("{}: not a datamon mount", dir.display())));
+    };
+    let is_last = mounts.iter().filter(|other| other.device == mounted.device).count() == 1;
+    if args.lazy || args.force || !is_last {
+        return detach(&mounted.dir, args.lazy);
+    }
+    let root = sys::identity().0 == 0;
+    if root && sys::is_in_use(&mounted.dir) {
+        return Err(busy(&mounted.dir, "nothing was committed"));
+    }
+    let committed = match commit_all(&mounted.dir) {
+        // A dead daemon can commit nothing: its tree is staged, and the next mount finds it.
+        Err(failure) if failure.kind == "dead" || failure.kind == "not_datamon" => Ok(()),
+        outcome => outcome,
+    };
+    let unmounted = committed.and_then(|()| detach(&mounted.dir, false));
+    if unmounted.is_err() {
+        let _ = control::carry_out(&mounted.dir, &Verb::Thaw, |_| {});
+    }
+    unmounted
+}
+
+fn commit_all(dir: &Path) -> Result<(), Failure> {
+    control::carry_out(dir, &Verb::Freeze, |_| {})?;
+    let verb = Verb::Commit { message: None, labels: Vec::new(), all: true };
+    for done in control::carry_out(dir, &verb, |_| {})? {
+        if done.changed {
+            print_line(&done.bundle);
+        }
+    }
+    Ok(())
+}
+
+fn busy(dir: &Path, what: &str) -> Failure {
+    Failure::new(
+        "busy",
+        format!("{}: busy, {what} (leave it and close its files: fuser -vm shows them)", dir.display()),
+    )
+}
+
+/// Unmounts by the system's own programs, which keep /run/mount/utab and /etc/mtab right.
+fn detach(dir: &Path, lazy: bool) -> Result<(), Failure> {
+    let root = sys::identity().0 == 0;
+    let mut command = if root { Command::new("umount") } else { Command::new("fusermount3") };
+    command.arg(if root { "-i" } else { "-u" });
+    if lazy {
+        command.arg(if root { "-l" } else { "-z" });
+    }
+    match command.arg("--").arg(dir).output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            if said.contains("busy") { Err(busy(dir, "still mounted")) } else { Err(Failure::new("failed", said)) }
+        }
+        Err(why) => Err(Failure::new("failed", format!("umount: {why}"))),
+    }
+}
+
+/// All mounts of this namespace.
+pub fn mounts() -> Result<Vec<Mounted>, Failure> {
+    let table = fs::read("/proc/self/mountinfo");
+    let table = table.map_err(|why| Failure::new("failed", format!("/proc/self/mountinfo: {why}")))?;
+    Ok(table.split(|byte| *byte == b'\n').filter_map(parse).collect())
+}
+
+/// The topmost datamon mount at `dir`, without touching it: its daemon may be dead.
+fn find<'a>(mounts: &'a [Mounted], dir: &Path) -> Option<&'a Mounted> {
+    let at = |dir: &Path| mounts.iter().rev().find(|mounted| mounted.dir == dir && mounted.kind == "fuse.datamon");
+    let by_parent = || Some(fs::canonicalize(dir.parent()?).ok()?.join(dir.file_name()?));
+    at(dir).or_else(|| at(&by_parent()?))
+}
+
+fn parse(line: &[u8]) -> Option<Mounted> {
+    let mut halves = line.split(|byte| *byte == b' ').map(unescape);
+    let mut before = halves.by_ref().take_while(|word| word != b"-").collect::<Vec<_>>().into_iter();
+    let text = |word: Vec<u8>| String::from_utf8_lossy(&word).into_owned();
+    let device = text(before.nth(2)?);
+    let dir = PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(before.nth(1)?));
+    Some(Mounted { device, dir, kind: text(halves.next()?), source: text(halves.next()?) })
+}
+
+/// Undoes the kernel's `\040` for a space, and the like.
+fn unescape(word: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(word.len());
+    let mut rest = word;
+    while let Some((&byte, after)) = rest.split_first() {
+        let code = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        let code = code.filter(|_| byte == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        plain.push(code.unwrap_or(byte));
+        rest = if code.is_some() { &after[3..] } else { after };
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_is_read_from_the_kernels_table() {
+        let line = br"36 35 0:98 / /mnt/a\040b rw,noatime shared:1 - fuse.datamon prod/census rw,user_id=0";
+        let mounted = parse(line).unwrap();
+        assert_eq!(mounted.dir, PathBuf::from("/mnt/a b"));
+        assert_eq!((mounted.device.as_str(), mounted.kind.as_str()), ("0:98", "fuse.datamon"));
+        assert_eq!(mounted.source, "prod/census");
+        assert_eq!(parse(b""), None);
+    }
+
+    #[test]
+    fn the_topmost_mount_is_found() {
+        let mount = |source: &str, kind: &str| Mounted {
+            device: "0:1".into(),
+            dir: "/m".into(),
+            kind: kind.into(),
+            source: source.into(),
+        };
+        let mounts = [mount("a", "fuse.datamon"), mount("b", "fuse.datamon"), mount("c", "ext4")];
+        assert_eq!(find(&mounts, Path::new("/m")).unwrap().source, "b");
+        assert!(find(&mounts, Path::new("/n")).is_none());
+    }
+}
