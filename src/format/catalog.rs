@@ -97,6 +97,8 @@ impl CatalogRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::envelope::{self, ObjectKind};
+    use crate::model::id::ContextId;
     use proptest::prelude::*;
 
     fn sample() -> CatalogRecord {
@@ -111,6 +113,13 @@ mod tests {
             ]
             .into(),
         }
+    }
+
+    #[test]
+    fn the_golden_record_is_unchanged() {
+        let object = envelope::seal(ObjectKind::CatalogRecord, ContextId::from_parts(1, 2), &sample().encode());
+        let golden = include_bytes!("../../tests/golden/catalog.bin");
+        assert_eq!(&object[..], golden, "these bytes are in stores: a change needs another version");
     }
 
     #[test]

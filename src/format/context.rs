@@ -56,18 +56,42 @@ impl ContextRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::envelope::{self, ObjectKind};
+    use crate::model::id::ContextId;
+    use proptest::prelude::*;
 
-    #[test]
-    fn a_record_comes_back_and_a_cut_one_does_not() {
-        let record = ContextRecord {
+    fn sample() -> ContextRecord {
+        ContextRecord {
             time: Timestamp { secs: 5, nanos: 6 },
             previous: None,
             name: "prod".parse().unwrap(),
             description: "the lab's".into(),
             roles: ["".into(), "".into(), "s3://b/p".into(), "".into(), "".into()],
-        };
-        let body = record.encode();
-        assert_eq!(ContextRecord::decode(&body), Ok(record));
+        }
+    }
+
+    #[test]
+    fn the_golden_record_is_unchanged() {
+        let object = envelope::seal(ObjectKind::ContextRecord, ContextId::from_parts(1, 2), &sample().encode());
+        let golden = include_bytes!("../../tests/golden/context.bin");
+        assert_eq!(&object[..], golden, "these bytes are in stores: a change needs another version");
+    }
+
+    #[test]
+    fn a_record_comes_back_and_a_cut_one_does_not() {
+        let body = sample().encode();
+        assert_eq!(ContextRecord::decode(&body), Ok(sample()));
         assert!((0..body.len()).all(|cut| ContextRecord::decode(&body[..cut]).is_err()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_decoded_or_refused(bytes: Vec<u8>, at: usize, bit in 0u8..8) {
+            let _ = ContextRecord::decode(&bytes);
+            let mut flipped = sample().encode();
+            let at = at % flipped.len();
+            flipped[at] ^= 1 << bit;
+            let _ = ContextRecord::decode(&flipped);
+        }
     }
 }

@@ -70,19 +70,37 @@ impl Intent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::envelope::{self, ObjectKind};
+    use crate::model::id::ContextId;
     use proptest::prelude::*;
 
-    #[test]
-    fn an_intent_comes_back() {
-        let intent = Intent {
+    fn sample() -> Intent {
+        Intent {
             time: Timestamp { secs: 1, nanos: 2 },
             id: IntentId::from_parts(1, 1),
             repo: RepoId::from_parts(2, 2),
             bundle: BundleId::from_parts(3, 3),
             bases: vec![BundleId::from_parts(4, 4)],
             who: "ann@lab".into(),
-        };
-        assert_eq!(Intent::decode(&intent.encode()), Ok(intent));
+        }
+    }
+
+    #[test]
+    fn the_golden_record_is_unchanged() {
+        let object = envelope::seal(ObjectKind::Intent, ContextId::from_parts(1, 2), &sample().encode());
+        let golden = include_bytes!("../../tests/golden/intent.bin");
+        assert_eq!(&object[..], golden, "these bytes are in stores: a change needs another version");
+    }
+
+    #[test]
+    fn an_intent_comes_back() {
+        assert_eq!(Intent::decode(&sample().encode()), Ok(sample()));
+    }
+
+    #[test]
+    fn a_marker_has_the_length_by_which_it_is_known() {
+        let marker = envelope::seal(ObjectKind::Aborted, ContextId::from_parts(1, 2), &sample().id.to_bytes());
+        assert_eq!(marker.len() as u64, ABORTED_BYTES);
     }
 
     proptest! {

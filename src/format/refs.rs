@@ -1,6 +1,6 @@
 //! The refs chain of a repo: labels, `latest`, trash and history, in one place so that they cannot race.
 //!
-//! A record's body: `time i64 u32 · previous record's hash 32 (zeros for the first) · event · latest · labels ·
+//! A record's body: `time i64 u32 · previous record's hash 32 (zeros for the first) · latest · labels ·
 //! trashed · purging · the last 64 summaries, oldest first`. Everything but history is complete in each record; history
 //! beyond the last 64 bundles is read by walking back.
 
@@ -164,6 +164,8 @@ pub fn take_text(reader: &mut Reader<'_>) -> Result<String, FormatError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::envelope::{self, ObjectKind};
+    use crate::model::id::ContextId;
     use proptest::prelude::*;
 
     fn sample() -> RefsRecord {
@@ -187,6 +189,13 @@ mod tests {
                 message: "first".into(),
             }],
         }
+    }
+
+    #[test]
+    fn the_golden_record_is_unchanged() {
+        let object = envelope::seal(ObjectKind::RefsRecord, ContextId::from_parts(1, 2), &sample().encode());
+        let golden = include_bytes!("../../tests/golden/refs.bin");
+        assert_eq!(&object[..], golden, "these bytes are in stores: a change needs another version");
     }
 
     #[test]

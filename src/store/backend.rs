@@ -65,15 +65,20 @@ fn lasting(error: &Error) -> bool {
         let status = text.split("status code: ").nth(1).unwrap_or_default();
         let client = status.starts_with('4') && !status.starts_with("408") && !status.starts_with("429");
         let moved = status.starts_with('3');
-        return client || moved || text.contains(wire::NO_CREDENTIALS);
+        return client || moved || no_credentials(&text);
     }
     // A scheme of errors that is not the network's: rights, names, what the store cannot do.
     !matches!(error, Error::JoinError { .. })
 }
 
+/// Whether what failed is the search for credentials, not a request to the store.
+fn no_credentials(chain: &str) -> bool {
+    chain.contains(wire::NO_CREDENTIALS) || wire::METADATA_PATHS.iter().any(|path| chain.contains(path))
+}
+
 /// A message for people out of an error's chain.
 fn said(chain: &str) -> String {
-    if chain.contains(wire::NO_CREDENTIALS) {
+    if no_credentials(chain) {
         return format!(
             "{} in the environment, in a profile or on this machine \
              (set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the option profile)",
@@ -87,7 +92,8 @@ fn said(chain: &str) -> String {
     };
     match (element("Code"), element("Message")) {
         (Some(code), Some(message)) => format!("{code}: {message}"),
-        _ => chain.strip_prefix("Generic S3 error: ").unwrap_or(chain).to_owned(),
+        // In front of this stand the method and the URL, which say nothing that the key does not.
+        _ => chain.rsplit(" - HTTP error: ").next().unwrap_or(chain).to_owned(),
     }
 }
 
@@ -322,6 +328,8 @@ mod tests {
         assert!(matches!(generic("Server returned non-2xx status code: 429 Slow"), Failure::Transient(_)));
         assert!(matches!(generic("Server returned non-2xx status code: 503 Busy"), Failure::Transient(_)));
         assert!(matches!(generic("connection reset"), Failure::Transient(_)));
+        let metadata = generic("performing PUT http://169.254.169.254/latest/api/token: 403");
+        assert!(matches!(metadata, Failure::Denied(why) if why.contains("no credentials")));
         assert!(matches!(generic(wire::NO_CREDENTIALS), Failure::Denied(why) if why.contains("AWS_ACCESS_KEY_ID")));
     }
 }

@@ -25,8 +25,10 @@ pub struct Check {
 
 /// Whether `place` answers at all: the reason when it does not, before anything is said about what it keeps.
 pub async fn reach(place: &Place, run: u128) -> Result<(), Failure> {
-    match place.get(&key::probe(Role::Config, run, "absent").path, None).await {
-        Ok(_) | Err(Failure::NotFound) => Ok(()),
+    match place.first(&key::probe(Role::Config, run, "").path).await {
+        Ok(_) => Ok(()),
+        // A list of nothing is empty; not found is the bucket itself, which its owner makes.
+        Err(Failure::NotFound) => Err(Failure::Denied("there is no such bucket (make it first)".to_owned())),
         Err(failure) => Err(failure),
     }
 }
@@ -124,7 +126,7 @@ mod tests {
         faults.set_stopped(true);
         let place = Place::memory().with_faults(&faults);
         assert!(matches!(reach(&place, 7).await, Err(Failure::Transient(_))));
-        assert_eq!(faults.log()[0].0, Operation::Read);
+        assert_eq!(faults.log()[0].0, Operation::List);
         faults.clear();
         assert!(reach(&place, 7).await.is_ok());
     }

@@ -18,6 +18,8 @@ use crate::model::clock::Timestamp;
 
 /// How long the machine's metadata service may take to answer: one that exists answers at once.
 const METADATA_LIMIT: Duration = Duration::from_secs(2);
+/// Where a machine's metadata service is asked; no object of ours has such a path.
+pub const METADATA_PATHS: [&str; 2] = ["/latest/api/token", "/latest/meta-data/iam/"];
 /// How an error says that there are no credentials.
 pub const NO_CREDENTIALS: &str = "no credentials were found";
 
@@ -100,9 +102,8 @@ impl HttpService for Listening {
     }
 }
 
-/// Whether a request goes to a machine's metadata service, whose paths no object of ours has.
 fn asks_for_credentials(path: &str) -> bool {
-    path.starts_with("/latest/api/token") || path.starts_with("/latest/meta-data/iam/")
+    METADATA_PATHS.iter().any(|known| path.starts_with(known))
 }
 
 #[cfg(test)]
