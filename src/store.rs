@@ -14,6 +14,7 @@ pub mod catalog;
 pub mod chain;
 pub mod contract;
 pub mod fault;
+pub mod forgotten;
 pub mod intents;
 pub mod probe;
 pub mod refs;
@@ -353,5 +354,79 @@ impl Store {
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Store({})", self.context())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fault::{Fault, Faults, Operation};
+    use super::testing::{clock, entropy};
+    use super::*;
+    use crate::model::id::{IntentId, ObjectHash, Run};
+
+    /// A store with faults, giving up after a second.
+    fn faulty() -> (Arc<Store>, Arc<Faults>) {
+        let faults = Faults::new();
+        let places = HashMap::from([(Role::Config, Place::memory().with_faults(&faults))]);
+        let context = ContextId::from_parts(1, 1);
+        (Store::new(context, places, Duration::from_secs(1), clock(), entropy()), faults)
+    }
+
+    fn key(store: &Store) -> ObjectKey {
+        crate::format::key::record(&store.keys().catalog(), 0)
+    }
+
+    #[tokio::test]
+    async fn a_put_whose_answer_was_lost_is_ours_and_is_not_written_twice() {
+        let (store, faults) = faulty();
+        faults.at_write(0, Fault::LoseAnswer);
+        assert_eq!(store.put_new(&key(&store), &Bytes::from_static(b"a")).await.unwrap(), Put::Ours);
+        assert_eq!(faults.writes(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_put_that_never_arrived_is_repeated() {
+        let (store, faults) = faulty();
+        faults.at_write(0, Fault::Fail);
+        assert_eq!(store.put_new(&key(&store), &Bytes::from_static(b"a")).await.unwrap(), Put::Ours);
+        assert_eq!(faults.writes(), 2);
+        assert_eq!(store.requests.retries.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_put_that_somebody_else_won_is_theirs_even_when_the_answer_was_lost() {
+        let (store, faults) = faulty();
+        let theirs = Bytes::from_static(b"theirs");
+        store.put_new(&key(&store), &theirs).await.unwrap();
+        faults.at_write(0, Fault::Fail);
+        let outcome = store.put_new(&key(&store), &Bytes::from_static(b"mine")).await.unwrap();
+        assert_eq!(outcome, Put::Theirs(theirs));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_does_not_come_back_is_given_up_at_the_deadline() {
+        let (store, faults) = faulty();
+        faults.set_stopped(true);
+        let start = Instant::now();
+        assert!(matches!(store.get(&key(&store)).await, Err(StoreError::Unavailable { .. })));
+        assert!(start.elapsed() < Duration::from_secs(3));
+        assert!(store.requests.retries.load(Ordering::Relaxed) > 1);
+    }
+
+    #[tokio::test]
+    async fn a_pack_of_unknown_outcome_is_known_by_its_length_and_its_end() {
+        let (store, faults) = faulty();
+        let id = PackId { intent: IntentId::from_parts(1, 1), run: Run(1), seq: 1 };
+        let pack = |byte: u8| FinishedPack {
+            id,
+            kind: PackKind::Data,
+            bytes: Bytes::from(vec![byte; 1 << 20]),
+            footer_hash: ObjectHash([0; 32]),
+        };
+        faults.at_write(0, Fault::LoseAnswer);
+        store.put_pack(&pack(7)).await.unwrap();
+        assert_eq!(store.requests.bytes_in.load(Ordering::Relaxed), PACK_TAIL_BYTES, "not the whole pack");
+        assert_eq!(faults.log().iter().filter(|(operation, _)| *operation == Operation::Write).count(), 1);
+        assert!(matches!(store.put_pack(&pack(8)).await, Err(StoreError::Corrupt { .. })));
     }
 }

@@ -24,10 +24,12 @@ use crate::model::name::ContextName;
 use crate::store::backend::{self, Place};
 use crate::store::chain::{self, Link};
 use crate::store::probe::{self, Check};
-use crate::store::{Store, StoreError, catalog, refs};
+use crate::store::{Store, StoreError, catalog, forgotten, refs};
 
 /// How long one of these commands waits for a store that does not answer.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How old a bundle must be that no history names: a commit under way enters its own within moments.
+const FORGOTTEN_AFTER_SECS: i64 = 15 * 60;
 /// The roles in the order of the context's record.
 const RECORD_ROLES: [Role; 5] = [Role::Meta, Role::VersionedMeta, Role::Blob, Role::Wal, Role::ReadLog];
 
@@ -463,15 +465,22 @@ async fn check_record(store: &Store, context: &Context) -> Result<String, Failur
 }
 
 async fn check_history(store: &Store, repo: crate::model::id::RepoId) -> Result<String, Failure> {
+    let before = store.now();
+    let before = Timestamp { secs: before.secs - FORGOTTEN_AFTER_SECS, ..before };
+    let entered = forgotten::enter(store, repo, before).await?;
+    let entered = match entered.len() {
+        0 => String::new(),
+        n => format!(", entered {n} that a lost host had left out"),
+    };
     let Some(link) = refs::load(store, repo).await? else { return Ok("no bundle yet".to_owned()) };
-    let Some(latest) = link.record.latest else { return Ok("no bundle".to_owned()) };
+    let Some(latest) = link.record.latest else { return Ok(format!("no latest bundle{entered}")) };
     let key = store.keys().bundle(repo, latest);
     let (object, _) = store.get_object(crate::format::envelope::ObjectKind::Descriptor, &key).await?;
     let known = link.record.recent.iter().find(|summary| summary.bundle == latest);
     if known.is_some_and(|summary| summary.descriptor != crate::model::id::ObjectHash::of(&object)) {
         return Err(Failure::new("corrupt", format!("{key}: is not what the history says")));
     }
-    Ok(format!("latest {latest}, {} labels", link.record.labels.len()))
+    Ok(format!("latest {latest}, {} labels{entered}", link.record.labels.len()))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::FormatError;
 use super::range::{PackDictionary, RowKey, put_locator, put_record, take_locator, take_packs, take_record};
-use super::refs::{put_time, take_text, take_time};
+use super::refs::{SUMMARY_MESSAGE_BYTES, Summary, put_time, take_text, take_time};
 use super::wire::{Reader, Writer};
 use crate::model::chunk::ChunkSize;
 use crate::model::clock::Timestamp;
@@ -268,6 +268,24 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
+    /// The bundle's line in the history; `object` is the whole descriptor object.
+    pub fn summary(&self, object: &[u8]) -> Summary {
+        let mut message = self.message.lines().next().unwrap_or_default().to_owned();
+        while message.len() > SUMMARY_MESSAGE_BYTES {
+            message.pop();
+        }
+        Summary {
+            bundle: self.bundle,
+            descriptor: ObjectHash::of(object),
+            time: self.time,
+            who: self.who.clone(),
+            files: self.counts.files,
+            bytes: self.counts.bytes,
+            labels: self.labels.clone(),
+            message,
+        }
+    }
+
     /// The descriptor's body.
     pub fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::new();

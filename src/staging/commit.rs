@@ -31,7 +31,7 @@ use crate::format::envelope::{self, ObjectKind};
 use crate::format::intent::Intent;
 use crate::format::pack::{TRAILER_BYTES, open_footer, open_trailer};
 use crate::format::range::{Row, RowKey, RowValue};
-use crate::format::refs::{SUMMARY_MESSAGE_BYTES, Summary};
+use crate::format::refs::Summary;
 use crate::model::chunk::{ChunkIndex, ChunkLayout};
 use crate::model::entry::{Body, Content, Extent, FileBody, FileKind, TreeCounts};
 use crate::model::id::{BundleId, ChunkId, IntentId, LinkId, ObjectHash, RepoId, Run};
@@ -349,20 +349,7 @@ impl Committer {
     }
 
     fn summary(&self, descriptor: &Descriptor, object: &Bytes) -> Summary {
-        let mut message = descriptor.message.lines().next().unwrap_or_default().to_owned();
-        while message.len() > SUMMARY_MESSAGE_BYTES {
-            message.pop();
-        }
-        Summary {
-            bundle: descriptor.bundle,
-            descriptor: ObjectHash::of(object),
-            time: descriptor.time,
-            who: descriptor.who.clone(),
-            files: descriptor.counts.files,
-            bytes: descriptor.counts.bytes,
-            labels: descriptor.labels.clone(),
-            message,
-        }
+        descriptor.summary(object)
     }
 }
 
