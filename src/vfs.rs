@@ -1,0 +1,531 @@
+//! L6, the namespace in POSIX words: what lies where, what may be done to it, and which refusal is which.
+//!
+//! ```text
+//! context/ ── repo/ ┬ bundles/<id>/…     snapshots
+//!                   ├ labels/<name>/…    snapshots, as of the walk
+//!                   ├ staging/…          the writable tree
+//!                   └ .datamon/          text files (never listed)
+//! ```
+//! What is mounted is a path in this namespace; its node becomes the mount's root.
+//!
+//! # Invariants
+//!
+//! 1. Numbers are unique in a mount and structured: bit 63 a staging tree and its own number, bit 62 a view and a row,
+//!    else a name of the namespace (a small table that only grows by names that exist).
+//! 2. Two views never share a number, so no directory is seen under two parents.
+//! 3. Nothing here knows FUSE; errno lives in [`error`] alone.
+
+pub mod control;
+pub mod error;
+pub mod namespace;
+pub mod node;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::model::chunk::ChunkSize;
+use crate::model::entry::{Attributes, Body, Entry};
+use crate::model::name::FileName;
+use crate::snapshot::Snapshot;
+use crate::staging::commit::Committer;
+use crate::staging::inode::{FileData, InodeBody, ROOT};
+use crate::staging::tree::{Caller, NodeAttr, SetAttr, Tree};
+use error::VfsError;
+pub use namespace::{BaseChoice, Settings, Source, Vfs};
+use node::{Ino, Node};
+
+/// How long the kernel may rely on an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ttl {
+    /// Never changes behind the kernel's back.
+    Long,
+    /// May change elsewhere.
+    Short,
+    /// Ask again.
+    None,
+}
+
+impl Ttl {
+    /// As a duration.
+    pub fn duration(self) -> Duration {
+        match self {
+            Self::Long => Duration::from_secs(24 * 3600),
+            Self::Short => Duration::from_secs(1),
+            Self::None => Duration::ZERO,
+        }
+    }
+}
+
+/// An entry as the kernel is told of it. The number in `attr` is the mount's.
+#[derive(Debug, Clone, Copy)]
+pub struct Found {
+    /// Attributes.
+    pub attr: NodeAttr,
+    /// How long they hold.
+    pub ttl: Ttl,
+}
+
+/// One name of a directory.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// The name.
+    pub name: FileName,
+    /// What it names.
+    pub found: Found,
+}
+
+/// How a file was opened.
+#[derive(Debug, Clone)]
+pub enum Opened {
+    /// Bytes never change: the kernel may keep what it has read.
+    Immutable,
+    /// A file of a staging tree: changes go through this mount, so the kernel may keep what it has read.
+    Staged,
+    /// A text of this moment, read past the kernel's cache.
+    Text(Bytes),
+    /// Takes commands.
+    Control,
+}
+
+/// What is to be made.
+#[derive(Debug, Clone)]
+pub enum Make {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symlink with its target.
+    Symlink(Bytes),
+    /// A pipe, socket or device.
+    Special(Body),
+}
+
+impl Vfs {
+    /// The entry `name` of the directory `parent`.
+    pub async fn lookup(&self, parent: Ino, name: &FileName) -> Result<Found, VfsError> {
+        match self.node(parent)? {
+            Node::Staged { slot, ino } => {
+                if ino == ROOT && name.as_bytes() == control::DIRECTORY {
+                    let repo = self.committer(slot)?.0;
+                    return Ok(self.control_directory(Some(repo)));
+                }
+                let tree = self.tree(slot)?;
+                Ok(self.staged(slot, tree.lookup(ino, name).await?))
+            }
+            Node::Row { slot, row } => {
+                let snapshot = self.view(slot).await?;
+                let path = snapshot.directory_path(row).await?.ok_or(VfsError::NotDirectory)?;
+                let found = snapshot.lookup(&path, name).await?;
+                let (row, entry) = found.ok_or(VfsError::NotFound)?;
+                Ok(self.row(slot, row, &entry))
+            }
+            Node::Name(node) => self.lookup_name(&node, name).await,
+        }
+    }
+
+    /// Attributes.
+    pub async fn getattr(&self, ino: Ino) -> Result<Found, VfsError> {
+        match self.node(ino)? {
+            Node::Staged { slot, ino } => Ok(self.staged(slot, self.tree(slot)?.getattr(ino).await?)),
+            Node::Row { slot, row } => {
+                let found = self.view(slot).await?.row(row).await?.ok_or(VfsError::Stale)?;
+                match found.value {
+                    crate::format::range::RowValue::Entry(entry) => Ok(self.row(slot, row, &entry)),
+                    _ => Err(VfsError::Stale),
+                }
+            }
+            Node::Name(node) => self.getattr_name(&node).await,
+        }
+    }
+
+    /// Changes attributes; of a text file only the length, which has no effect.
+    pub async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Found, VfsError> {
+        match self.node(ino)? {
+            Node::Staged { slot, ino } => {
+                self.writable()?;
+                Ok(self.staged(slot, self.tree(slot)?.setattr(ino, set).await?))
+            }
+            Node::Row { .. } => Err(VfsError::ReadOnly),
+            Node::Name(node) if node.is_text() => self.getattr_name(&node).await,
+            Node::Name(_) => Err(VfsError::NotPermitted),
+        }
+    }
+
+    /// Up to `max` names of a directory in order, after `after`.
+    pub async fn list(&self, ino: Ino, after: Option<&FileName>, max: usize) -> Result<Vec<Listed>, VfsError> {
+        match self.node(ino)? {
+            Node::Staged { slot, ino } => {
+                let listed = self.tree(slot)?.list(ino, after, max).await?;
+                Ok(listed.into_iter().map(|(name, attr)| Listed { name, found: self.staged(slot, attr) }).collect())
+            }
+            Node::Row { slot, row } => {
+                let snapshot = self.view(slot).await?;
+                let path = snapshot.directory_path(row).await?.ok_or(VfsError::NotDirectory)?;
+                let listed = snapshot.list(&path, after, max).await?;
+                let found = |(name, row, entry): (FileName, _, Entry)| Listed { name, found: self.row(slot, row, &entry) };
+                Ok(listed.into_iter().map(found).collect())
+            }
+            Node::Name(node) => self.list_names(&node, after, max).await,
+        }
+    }
+
+    /// The target of a symlink.
+    pub async fn readlink(&self, ino: Ino) -> Result<Bytes, VfsError> {
+        match self.node(ino)? {
+            Node::Staged { slot, ino } => Ok(self.tree(slot)?.readlink(ino).await?),
+            Node::Row { slot, row } => match self.entry(slot, row).await?.body {
+                Body::Symlink(target) => Ok(target),
+                _ => Err(VfsError::Invalid("not a symlink")),
+            },
+            Node::Name(_) => Err(VfsError::Invalid("not a symlink")),
+        }
+    }
+
+    async fn entry(&self, slot: usize, row: crate::snapshot::RowId) -> Result<Entry, VfsError> {
+        match self.view(slot).await?.row(row).await?.ok_or(VfsError::Stale)?.value {
+            crate::format::range::RowValue::Entry(entry) => Ok(entry),
+            _ => Err(VfsError::Stale),
+        }
+    }
+
+    /// Makes an entry in a staging tree, a repo, or a label.
+    pub async fn make(
+        &self,
+        parent: Ino,
+        name: &FileName,
+        permissions: u16,
+        what: Make,
+        caller: Caller,
+    ) -> Result<Found, VfsError> {
+        match self.node(parent)? {
+            Node::Staged { slot, ino } => {
+                self.writable()?;
+                let body = match what {
+                    Make::File => InodeBody::File(FileData::empty()),
+                    Make::Directory => InodeBody::Directory,
+                    Make::Symlink(target) => InodeBody::Other(Body::Symlink(target)),
+                    Make::Special(body) => InodeBody::Other(body),
+                };
+                let attr = self.tree(slot)?.create(ino, name, permissions, body, caller).await?;
+                Ok(self.staged(slot, attr))
+            }
+            Node::Row { .. } => Err(VfsError::ReadOnly),
+            Node::Name(node) => match what {
+                Make::Directory => self.make_name(&node, name).await,
+                _ => Err(VfsError::NotPermitted),
+            },
+        }
+    }
+
+    /// Gives a staged entry a further name.
+    pub async fn link(&self, ino: Ino, parent: Ino, name: &FileName) -> Result<Found, VfsError> {
+        match (self.node(ino)?, self.node(parent)?) {
+            (Node::Staged { slot: from, ino }, Node::Staged { slot, ino: parent }) if from == slot => {
+                self.writable()?;
+                Ok(self.staged(slot, self.tree(slot)?.link(ino, parent, name).await?))
+            }
+            (_, Node::Row { .. }) => Err(VfsError::ReadOnly),
+            (_, Node::Name(_)) => Err(VfsError::NotPermitted),
+            _ => Err(VfsError::OtherTree),
+        }
+    }
+
+    /// Removes a name that is no directory's.
+    pub async fn unlink(&self, parent: Ino, name: &FileName) -> Result<(), VfsError> {
+        match self.node(parent)? {
+            Node::Staged { slot, ino } => {
+                self.writable()?;
+                Ok(self.tree(slot)?.unlink(ino, name).await?)
+            }
+            Node::Row { .. } => Err(VfsError::ReadOnly),
+            Node::Name(_) => Err(VfsError::NotPermitted),
+        }
+    }
+
+    /// Removes an empty directory, an empty repo, a label.
+    pub async fn rmdir(&self, parent: Ino, name: &FileName) -> Result<(), VfsError> {
+        match self.node(parent)? {
+            Node::Staged { slot, ino } => {
+                self.writable()?;
+                Ok(self.tree(slot)?.rmdir(ino, name).await?)
+            }
+            Node::Row { .. } => Err(VfsError::ReadOnly),
+            Node::Name(node) => self.remove_name(&node, name).await,
+        }
+    }
+
+    /// Moves a name; with `exchange` the two change places.
+    pub async fn rename(
+        &self,
+        from: (Ino, &FileName),
+        to: (Ino, &FileName),
+        no_replace: bool,
+        exchange: bool,
+    ) -> Result<(), VfsError> {
+        match (self.node(from.0)?, self.node(to.0)?) {
+            (Node::Staged { slot, ino: a }, Node::Staged { slot: other, ino: b }) if slot == other => {
+                self.writable()?;
+                let tree = self.tree(slot)?;
+                if exchange {
+                    return Ok(tree.exchange((a, from.1), (b, to.1)).await?);
+                }
+                Ok(tree.rename(a, from.1, b, to.1, no_replace).await?)
+            }
+            (Node::Name(a), Node::Name(b)) if a == b && !exchange => self.rename_name(&a, from.1, to.1).await,
+            (Node::Row { .. }, _) | (_, Node::Row { .. }) => Err(VfsError::ReadOnly),
+            _ => Err(VfsError::OtherTree),
+        }
+    }
+
+    /// Opens a file.
+    pub async fn open(&self, ino: Ino, for_writing: bool) -> Result<Opened, VfsError> {
+        match self.node(ino)? {
+            Node::Staged { slot, ino } => {
+                if for_writing {
+                    self.writable()?;
+                }
+                self.tree(slot)?.open_file(ino).await?;
+                Ok(Opened::Staged)
+            }
+            Node::Row { .. } if for_writing => Err(VfsError::ReadOnly),
+            Node::Row { .. } => Ok(Opened::Immutable),
+            Node::Name(node) => self.open_text(&node, for_writing).await,
+        }
+    }
+
+    /// Ends an open.
+    pub async fn release(&self, ino: Ino) -> Result<(), VfsError> {
+        match self.node(ino)? {
+            Node::Staged { slot, ino } => Ok(self.tree(slot)?.release(ino).await?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes of a file, cut at its end.
+    pub async fn read(&self, ino: Ino, range: Range<u64>) -> Result<Bytes, VfsError> {
+        match self.node(ino)? {
+            Node::Staged { slot, ino } => Ok(self.tree(slot)?.read(ino, range).await?),
+            Node::Row { slot, row } => {
+                let snapshot = self.view(slot).await?;
+                let Body::File(file) = self.entry(slot, row).await?.body else { return Err(VfsError::IsDirectory) };
+                let chunk: ChunkSize = snapshot.descriptor().chunk_size;
+                Ok(snapshot.reader().read(&file, chunk, range).await.map_err(crate::snapshot::SnapshotError::from)?)
+            }
+            Node::Name(_) => Err(VfsError::Invalid("a text is read through its handle")),
+        }
+    }
+
+    /// Writes bytes of a staged file.
+    pub async fn write(&self, ino: Ino, offset: u64, data: &[u8], append: bool, kill: bool) -> Result<(), VfsError> {
+        match self.node(ino)? {
+            Node::Staged { slot, ino } => {
+                self.tree(slot)?.write(ino, offset, data, append, kill).await?;
+                Ok(())
+            }
+            Node::Row { .. } => Err(VfsError::ReadOnly),
+            Node::Name(node) => self.write_text(&node, data).await,
+        }
+    }
+
+    /// Makes `range` read as zeros, or only makes sure that the file reaches there.
+    pub async fn allocate(&self, ino: Ino, range: Range<u64>, punch: bool, keep_size: bool) -> Result<(), VfsError> {
+        let Node::Staged { slot, ino } = self.node(ino)? else { return Err(VfsError::ReadOnly) };
+        let tree = self.tree(slot)?;
+        if punch {
+            tree.punch(ino, range.clone()).await?;
+        }
+        if !keep_size && tree.getattr(ino).await?.size < range.end {
+            tree.setattr(ino, SetAttr { size: Some(range.end), ..SetAttr::default() }).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes what was done to a staging tree safe from a power cut.
+    pub async fn fsync(&self, ino: Ino) -> Result<(), VfsError> {
+        let Node::Staged { slot, .. } = self.node(ino)? else { return Ok(()) };
+        let tree = self.tree(slot)?;
+        tokio::task::spawn_blocking(move || tree.sync()).await.map_err(|_| VfsError::Failed("sync".to_owned()))??;
+        Ok(())
+    }
+
+    /// The value of an xattr.
+    pub async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, VfsError> {
+        if !name.starts_with(b"user.") {
+            return Err(VfsError::NotSupported("only user.* xattrs"));
+        }
+        if let Some(ours) = name.strip_prefix(b"user.datamon.") {
+            return self.own_xattr(ino, ours).await;
+        }
+        match self.node(ino)? {
+            Node::Staged { slot, ino } => Ok(self.tree(slot)?.getxattr(ino, name).await?),
+            Node::Row { slot, row } => {
+                self.entry(slot, row).await?.xattrs.get(name).cloned().ok_or(VfsError::NoXattr)
+            }
+            Node::Name(_) => Err(VfsError::NoXattr),
+        }
+    }
+
+    /// The names of all xattrs.
+    pub async fn listxattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>, VfsError> {
+        match self.node(ino)? {
+            Node::Staged { slot, ino } => Ok(self.tree(slot)?.listxattr(ino).await?),
+            Node::Row { slot, row } => Ok(self.entry(slot, row).await?.xattrs.keys().cloned().collect()),
+            Node::Name(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Sets an xattr of a staged entry.
+    pub async fn setxattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        create: bool,
+        replace: bool,
+    ) -> Result<(), VfsError> {
+        let (tree, ino) = self.xattr_target(ino, name)?;
+        Ok(tree.setxattr(ino, name, value, create, replace).await?)
+    }
+
+    /// Removes an xattr of a staged entry.
+    pub async fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<(), VfsError> {
+        let (tree, ino) = self.xattr_target(ino, name)?;
+        Ok(tree.removexattr(ino, name).await?)
+    }
+
+    fn xattr_target(&self, ino: Ino, name: &[u8]) -> Result<(Arc<Tree>, u64), VfsError> {
+        if !name.starts_with(b"user.") {
+            return Err(VfsError::NotSupported("only user.* xattrs"));
+        }
+        if name.starts_with(b"user.datamon.") {
+            return Err(VfsError::NotPermitted);
+        }
+        match self.node(ino)? {
+            Node::Staged { slot, ino } => {
+                self.writable()?;
+                Ok((self.tree(slot)?, ino))
+            }
+            Node::Row { .. } => Err(VfsError::ReadOnly),
+            Node::Name(_) => Err(VfsError::NotPermitted),
+        }
+    }
+
+    fn writable(&self) -> Result<(), VfsError> {
+        if self.settings().read_only { Err(VfsError::ReadOnly) } else { Ok(()) }
+    }
+
+    fn staged(&self, slot: usize, attr: NodeAttr) -> Found {
+        let ino = self.to_kernel(Node::staged_ino(slot, attr.ino));
+        Found { attr: NodeAttr { ino, ..attr }, ttl: Ttl::Long }
+    }
+
+    fn row(&self, slot: usize, row: crate::snapshot::RowId, entry: &Entry) -> Found {
+        let rdev = match entry.body {
+            Body::CharDevice(rdev) | Body::BlockDevice(rdev) => rdev,
+            _ => 0,
+        };
+        let nlink = if matches!(entry.body, Body::Directory { .. }) { 2 } else { entry.nlink };
+        let attr = NodeAttr {
+            ino: self.to_kernel(Node::row_ino(slot, row)),
+            kind: entry.kind(),
+            attributes: entry.attributes,
+            ctime: entry.attributes.mtime,
+            size: entry.size(),
+            nlink,
+            rdev,
+        };
+        Found { attr, ttl: Ttl::Long }
+    }
+}
+
+/// Staging trees that this mount has opened, by slot.
+#[derive(Default)]
+pub(crate) struct Trees {
+    by_slot: Vec<(node::RepoKey, Arc<Committer>)>,
+}
+
+/// Snapshots that this mount shows, by slot; opened when something in them is asked for.
+#[derive(Default)]
+pub(crate) struct Views {
+    by_slot: Vec<(node::ViewKey, Option<Arc<Snapshot>>)>,
+    slots: HashMap<node::ViewKey, usize>,
+}
+
+impl Vfs {
+    fn tree(&self, slot: usize) -> Result<Arc<Tree>, VfsError> {
+        Ok(self.committer(slot)?.1.tree().clone())
+    }
+
+    /// The committer behind a staging tree's slot, and its repo.
+    pub fn committer(&self, slot: usize) -> Result<(node::RepoKey, Arc<Committer>), VfsError> {
+        let trees = self.trees.lock().expect("nothing panics while it holds the trees");
+        trees.by_slot.get(slot).cloned().ok_or(VfsError::Stale)
+    }
+
+    /// The snapshot of a view, opened now if it was not.
+    pub(crate) async fn view(&self, slot: usize) -> Result<Arc<Snapshot>, VfsError> {
+        let key = {
+            let views = self.views.lock().expect("nothing panics while it holds the views");
+            match views.by_slot.get(slot) {
+                Some((_, Some(snapshot))) => return Ok(snapshot.clone()),
+                Some((key, None)) => key.clone(),
+                None => return Err(VfsError::Stale),
+            }
+        };
+        let snapshot = self.open_snapshot(key.repo.id, key.bundle).await?;
+        let mut views = self.views.lock().expect("nothing panics while it holds the views");
+        Ok(views.by_slot[slot].1.get_or_insert(snapshot).clone())
+    }
+
+    /// What a view shows.
+    pub(crate) fn view_key(&self, slot: usize) -> Result<node::ViewKey, VfsError> {
+        let views = self.views.lock().expect("nothing panics while it holds the views");
+        views.by_slot.get(slot).map(|(key, _)| key.clone()).ok_or(VfsError::Stale)
+    }
+
+    /// The slot of a view.
+    pub(crate) fn view_slot(&self, key: node::ViewKey) -> usize {
+        let mut views = self.views.lock().expect("nothing panics while it holds the views");
+        if let Some(slot) = views.slots.get(&key) {
+            return *slot;
+        }
+        let slot = views.by_slot.len();
+        views.by_slot.push((key.clone(), None));
+        views.slots.insert(key, slot);
+        slot
+    }
+
+    /// The slot of a repo's staging tree, opened now if it was not.
+    pub(crate) async fn tree_slot(&self, repo: &node::RepoKey) -> Result<usize, VfsError> {
+        let _opening = self.opening.lock().await;
+        {
+            let trees = self.trees.lock().expect("nothing panics while it holds the trees");
+            if let Some(slot) = trees.by_slot.iter().position(|(found, _)| found.id == repo.id) {
+                return Ok(slot);
+            }
+        }
+        let committer = self.open_tree(repo).await?;
+        let mut trees = self.trees.lock().expect("nothing panics while it holds the trees");
+        trees.by_slot.push((repo.clone(), committer));
+        Ok(trees.by_slot.len() - 1)
+    }
+
+    /// All staging trees that this mount has opened.
+    pub fn open_trees(&self) -> Vec<(node::RepoKey, Arc<Committer>)> {
+        self.trees.lock().expect("nothing panics while it holds the trees").by_slot.clone()
+    }
+}
+
+/// Attributes of a directory of the namespace.
+pub(crate) fn namespace_directory(ino: Ino, owner: (u32, u32), mtime: crate::model::clock::Timestamp) -> NodeAttr {
+    let attributes = Attributes { permissions: 0o755, uid: owner.0, gid: owner.1, mtime };
+    let kind = crate::model::entry::FileKind::Directory;
+    NodeAttr { ino, kind, attributes, ctime: mtime, size: 0, nlink: 2, rdev: 0 }
+}
+
+/// The open trees and views of a mount, behind locks that are never held across an await.
+pub(crate) type Shared<T> = Mutex<T>;

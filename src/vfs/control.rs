@@ -1,0 +1,380 @@
+//! `.datamon`: texts that say what is going on, commands, and the jobs that programs start through ioctls.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::error::VfsError;
+use super::node::{Ino, NameNode, Node, RepoKey};
+use super::{Found, Shared, Ttl, Vfs};
+use crate::model::clock::Timestamp;
+use crate::model::entry::{Attributes, FileKind};
+use crate::model::job::{Committed, Job, Progress, Verb};
+use crate::model::name::LabelName;
+use crate::staging::commit::{CommitReport, CommitRequest, Committer};
+use crate::staging::inode::ROOT;
+use crate::staging::tree::{Caller, NodeAttr};
+
+/// The name of the directory, never listed.
+pub const DIRECTORY: &[u8] = b".datamon";
+/// How long a freeze lasts when nobody waits on a job any more.
+const LEASE: Duration = Duration::from_secs(10);
+
+/// The texts there: at the top of a context mount there is nothing to command.
+pub(super) fn names(in_repo: bool) -> &'static [&'static str] {
+    if in_repo { &["ctl", "history", "status"] } else { &["status"] }
+}
+
+/// What control remembers.
+#[derive(Default)]
+pub struct Control {
+    jobs: Shared<HashMap<u64, tokio::sync::watch::Receiver<Progress>>>,
+    next_job: AtomicU64,
+    last_error: Shared<Option<String>>,
+    last_commit: Shared<Option<String>>,
+    lease: Shared<Option<Timestamp>>,
+    frozen: AtomicBool,
+    writers: Shared<HashMap<Ino, u32>>,
+    flush: std::sync::OnceLock<super::namespace::FlushMapped>,
+}
+
+impl Vfs {
+    pub(super) fn control_directory(&self, repo: Option<RepoKey>) -> Found {
+        self.directory(NameNode::Control(repo), Ttl::None)
+    }
+
+    pub(super) async fn lookup_text(&self, repo: Option<RepoKey>, name: &[u8]) -> Result<Found, VfsError> {
+        let node = match (name, repo) {
+            (b"status", repo) => NameNode::Status(repo),
+            (b"history", Some(repo)) => NameNode::History(repo),
+            (b"ctl", Some(repo)) => NameNode::Ctl(repo),
+            _ => return Err(VfsError::NotFound),
+        };
+        self.text_attr(&node).await
+    }
+
+    pub(super) async fn text_attr(&self, node: &NameNode) -> Result<Found, VfsError> {
+        let (size, permissions) = match node {
+            NameNode::Ctl(_) => (0, 0o200),
+            _ => (self.render(node).await?.len() as u64, 0o444),
+        };
+        let now = self.store().clock.now();
+        let (uid, gid) = self.settings().owner;
+        let attributes = Attributes { permissions, uid, gid, mtime: now };
+        let ino = self.name_ino(node);
+        let attr = NodeAttr { ino, kind: FileKind::Regular, attributes, ctime: now, size, nlink: 1, rdev: 0 };
+        Ok(Found { attr, ttl: Ttl::None })
+    }
+
+    pub(super) async fn open_text(&self, node: &NameNode, for_writing: bool) -> Result<super::Opened, VfsError> {
+        match node {
+            NameNode::Ctl(_) => Ok(super::Opened::Control),
+            _ if for_writing => Err(VfsError::NotPermitted),
+            node if node.is_text() => Ok(super::Opened::Text(self.render(node).await?)),
+            _ => Err(VfsError::IsDirectory),
+        }
+    }
+
+    /// One write is one command.
+    pub(super) async fn write_text(&self, node: &NameNode, data: &[u8]) -> Result<(), VfsError> {
+        let NameNode::Ctl(repo) = node else { return Err(VfsError::NotPermitted) };
+        match std::str::from_utf8(data).map(str::trim) {
+            Ok("commit") => {
+                let slot = self.tree_slot(repo).await?;
+                self.commit_slot(slot, self.default_request()).await.map(drop)
+            }
+            Ok("discard" | "undiscard") => Err(VfsError::NotSupported("not in this version")),
+            _ => Err(VfsError::Invalid("unknown command (commit)")),
+        }
+    }
+
+    async fn render(&self, node: &NameNode) -> Result<Bytes, VfsError> {
+        match node {
+            NameNode::Status(repo) => Ok(self.status(repo.as_ref()).into()),
+            NameNode::History(repo) => Ok(self.history(repo).await?.into()),
+            _ => Ok(Bytes::new()),
+        }
+    }
+
+    fn status(&self, repo: Option<&RepoKey>) -> String {
+        let settings = self.settings();
+        let mut lines = vec![format!("context: {}", settings.context)];
+        lines.extend(repo.map(|repo| format!("repo: {}", repo.name)));
+        lines.push(format!("source: {}", settings.source));
+        lines.push(format!("version: {}", env!("CARGO_PKG_VERSION")));
+        lines.push(format!("pid: {}", std::process::id()));
+        lines.push(format!("mounted: {}", self.mounted()));
+        for (key, committer) in self.open_trees() {
+            if repo.is_none_or(|repo| repo.id == key.id) {
+                let state = if committer.tree().is_dirty() { "dirty" } else { "clean" };
+                let parent = committer.parent().map_or("none".to_owned(), |parent| parent.descriptor().bundle.to_string());
+                if repo.is_none() {
+                    lines.push(format!("repo: {}", key.name));
+                }
+                lines.push(format!("staging: {state}"));
+                lines.push(format!("base: {parent}"));
+            }
+        }
+        let text = |of: &Shared<Option<String>>| of.lock().expect("nothing panics while it holds a text").clone();
+        lines.extend(text(&self.control.last_commit).map(|text| format!("last_commit: {text}")));
+        lines.extend(text(&self.control.last_error).map(|text| format!("last_error: {text}")));
+        let requests = &self.store().requests;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        lines.push(format!(
+            "requests: {} read, {} write, {} list, {} again",
+            count(&requests.reads),
+            count(&requests.writes),
+            count(&requests.lists),
+            count(&requests.retries)
+        ));
+        lines.join("\n") + "\n"
+    }
+
+    /// The last bundles, oldest first.
+    async fn history(&self, repo: &RepoKey) -> Result<String, VfsError> {
+        let mut text = String::new();
+        for line in self.refs(repo.id).await?.recent {
+            let labels: Vec<_> = line.labels.iter().map(LabelName::as_str).collect();
+            let message = line.message.replace(['\t', '\n'], " ");
+            let (bundle, time, who, files, bytes) = (line.bundle, line.time, line.who, line.files, line.bytes);
+            text += &format!("{bundle}\t{time}\t{who}\t{files}\t{bytes}\t{}\t{message}\n", labels.join(","));
+        }
+        Ok(text)
+    }
+
+    /// Notes a refusal for `status`.
+    pub fn note_error(&self, what: &str) {
+        *self.control.last_error.lock().expect("nothing panics while it holds a text") = Some(what.to_owned());
+    }
+
+    pub(super) async fn own_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, VfsError> {
+        let text = match (name, self.node(ino)?) {
+            (b"context", _) => self.settings().context.clone(),
+            (b"bundle", Node::Row { slot, .. }) => self.view(slot).await?.descriptor().bundle.to_string(),
+            (b"repo", Node::Row { slot, .. }) => self.view_key(slot)?.repo.name.to_string(),
+            (b"repo", Node::Staged { slot, .. }) => self.committer(slot)?.0.name.to_string(),
+            (b"repo", Node::Name(NameNode::Repo(repo))) => repo.name.to_string(),
+            _ => return Err(VfsError::NoXattr),
+        };
+        Ok(text.into_bytes())
+    }
+
+    // ---- commits -----------------------------------------------------------------------------------------------------
+
+    fn default_request(&self) -> CommitRequest {
+        let settings = self.settings();
+        CommitRequest {
+            message: settings.message.clone(),
+            labels: settings.labels.clone(),
+            fail_if_diverged: settings.fail_if_diverged,
+        }
+    }
+
+    /// Whether opening this directory so (`sync PATH`) is the gesture of a commit by a caller who may make one.
+    pub async fn is_commit_gesture(&self, ino: Ino, caller: Caller) -> bool {
+        let Ok(Node::Staged { slot, ino: ROOT }) = self.node(ino) else { return false };
+        let settings = self.settings();
+        if !settings.sync_commits || settings.read_only {
+            return false;
+        }
+        let Ok((_, committer)) = self.committer(slot) else { return false };
+        // An empty tree without a base has nothing to make a bundle of.
+        if !committer.tree().is_dirty() && committer.parent().is_none() {
+            return false;
+        }
+        self.may_write(ino, caller).await
+    }
+
+    /// Whether the caller may write into the root of the staging tree that `ino` lies in.
+    pub async fn may_write(&self, ino: Ino, caller: Caller) -> bool {
+        let Ok(Node::Staged { slot, .. }) = self.node(ino) else { return false };
+        let Ok(found) = self.getattr(Node::staged_ino(slot, ROOT)).await else { return false };
+        let owner = found.attr.attributes;
+        let bits = owner.permissions;
+        caller.uid == 0
+            || (caller.uid == owner.uid && bits & 0o200 != 0)
+            || (caller.gid == owner.gid && bits & 0o020 != 0)
+            || bits & 0o002 != 0
+    }
+
+    /// Commits the staging tree that `ino` lies in, with the mount's message and labels.
+    pub async fn commit(&self, ino: Ino) -> Result<CommitReport, VfsError> {
+        let Node::Staged { slot, .. } = self.node(ino)? else { return Err(VfsError::Invalid("not a staging tree")) };
+        self.commit_slot(slot, self.default_request()).await
+    }
+
+    async fn commit_slot(&self, slot: usize, request: CommitRequest) -> Result<CommitReport, VfsError> {
+        let (repo, committer) = self.committer(slot)?;
+        self.flush_mapped().await;
+        let outcome = committer.commit(request).await;
+        self.forget_refs(repo.id);
+        match outcome {
+            Ok(report) => {
+                let diverged = if report.diverged { " (diverged: latest was another bundle than the base)" } else { "" };
+                let text = format!("{}{diverged}", report.bundle);
+                *self.control.last_commit.lock().expect("nothing panics while it holds a text") = Some(text);
+                Ok(report)
+            }
+            Err(error) => {
+                self.note_error(&format!("commit of {}: {error}", repo.name));
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Counts handles that may write, whose mapped pages a commit must see.
+    pub fn count_writer(&self, ino: Ino, opened: bool) {
+        let mut writers = self.control.writers.lock().expect("nothing panics while it holds the writers");
+        let count = writers.entry(ino).or_default();
+        if opened {
+            *count += 1;
+        } else {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                writers.remove(&ino);
+            }
+        }
+    }
+
+    /// Says how mapped pages are written back.
+    pub fn set_flush_mapped(&self, flush: super::namespace::FlushMapped) {
+        // A second session over one Vfs does not exist; the first one's answer stays.
+        let _ = self.control.flush.set(flush);
+    }
+
+    async fn flush_mapped(&self) {
+        let open: Vec<Ino> =
+            self.control.writers.lock().expect("nothing panics while it holds the writers").keys().copied().collect();
+        if let (Some(flush), false) = (self.control.flush.get(), open.is_empty()) {
+            tokio::task::block_in_place(|| flush(open));
+        }
+    }
+
+    // ---- jobs ----------------------------------------------------------------------------------------------------------
+
+    /// Starts what a program asks for, on the staging tree that `ino` lies in.
+    pub fn submit(self: &Arc<Self>, ino: Ino, verb: Verb) -> Result<Job, VfsError> {
+        let job = self.control.next_job.fetch_add(1, Ordering::Relaxed);
+        let (progress, watch) = tokio::sync::watch::channel(Progress::Running { line: "starting".to_owned() });
+        self.control.jobs.lock().expect("nothing panics while it holds the jobs").insert(job, watch);
+        let vfs = self.clone();
+        let slots: Vec<usize> = match (&verb, self.node(ino)?) {
+            (Verb::Commit { all: false, .. }, Node::Staged { slot, .. }) => vec![slot],
+            (Verb::Commit { all: false, .. }, Node::Name(NameNode::Repo(repo))) => {
+                let open = self.open_trees();
+                open.iter().position(|(key, _)| key.id == repo.id).into_iter().collect()
+            }
+            (Verb::Commit { all: false, .. }, _) => return Err(VfsError::Invalid("not in a staging tree")),
+            _ => (0..self.open_trees().len()).collect(),
+        };
+        tokio::spawn(async move {
+            let outcome = vfs.run(verb, slots).await;
+            let _ = progress.send(outcome);
+        });
+        Ok(Job { job })
+    }
+
+    async fn run(self: &Arc<Self>, verb: Verb, slots: Vec<usize>) -> Progress {
+        match verb {
+            Verb::Freeze => self.freeze(true),
+            Verb::Thaw => self.freeze(false),
+            Verb::Commit { message, labels, all } => return self.run_commit(message, &labels, all, slots).await,
+        }
+        Progress::Done { commits: Vec::new() }
+    }
+
+    async fn run_commit(&self, message: Option<String>, labels: &[String], all: bool, slots: Vec<usize>) -> Progress {
+        let mut request = self.default_request();
+        if let Some(message) = message {
+            request.message = message;
+        }
+        for label in labels {
+            match label.parse() {
+                Ok(label) => request.labels.push(label),
+                Err(why) => return failed("usage", format!("label {label}: {why}"), Vec::new()),
+            }
+        }
+        let mut commits = Vec::new();
+        let mut failures = Vec::new();
+        for slot in slots {
+            let Ok((repo, committer)) = self.committer(slot) else { continue };
+            if all && !committer.tree().is_dirty() {
+                continue;
+            }
+            // A change behind a freeze is ours: nobody else can make one.
+            match self.commit_slot(slot, request.clone()).await {
+                Ok(report) => commits.push(self.committed(&repo, &committer, &report, &request)),
+                Err(error) => failures.push(format!("{}: {error}", repo.name)),
+            }
+        }
+        if failures.is_empty() { Progress::Done { commits } } else { failed("commit", failures.join("; "), commits) }
+    }
+
+    fn committed(&self, repo: &RepoKey, _: &Arc<Committer>, report: &CommitReport, request: &CommitRequest) -> Committed {
+        Committed {
+            bundle: report.bundle.to_string(),
+            repo: repo.name.to_string(),
+            context: self.settings().context.clone(),
+            base: report.base.map(|base| base.to_string()),
+            diverged: report.diverged,
+            changed: report.changed,
+            files: report.files,
+            bytes: report.bytes,
+            new_bytes: report.new_bytes,
+            labels: request.labels.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// How far a job is; waits up to 250 ms for its end. Renews a freeze.
+    pub async fn wait(&self, job: Job) -> Result<Progress, VfsError> {
+        if self.control.frozen.load(Ordering::Acquire) {
+            *self.control.lease.lock().expect("nothing panics while it holds the lease") = Some(self.store().clock.now());
+        }
+        let found = self.control.jobs.lock().expect("nothing panics while it holds the jobs").get(&job.job).cloned();
+        let mut watch = found.ok_or(VfsError::Invalid("no such job"))?;
+        let done = |progress: &Progress| !matches!(progress, Progress::Running { .. });
+        let waited = tokio::time::timeout(Duration::from_millis(250), watch.wait_for(done)).await;
+        match waited {
+            Ok(Ok(progress)) => Ok(progress.clone()),
+            Ok(Err(_)) => Ok(failed("failed", "the job ended without a word".to_owned(), Vec::new())),
+            Err(_) => Ok(watch.borrow().clone()),
+        }
+    }
+
+    fn freeze(self: &Arc<Self>, frozen: bool) {
+        self.control.frozen.store(frozen, Ordering::Release);
+        for (_, committer) in self.open_trees() {
+            committer.tree().freeze(frozen);
+        }
+        if !frozen {
+            return;
+        }
+        *self.control.lease.lock().expect("nothing panics while it holds the lease") = Some(self.store().clock.now());
+        // A helper that died cannot thaw: its lease does.
+        let vfs = self.clone();
+        tokio::spawn(async move {
+            while vfs.control.frozen.load(Ordering::Acquire) {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let renewed = *vfs.control.lease.lock().expect("nothing panics while it holds the lease");
+                let age = renewed.map_or(u64::MAX, |at| vfs.store().clock.now().millis().saturating_sub(at.millis()));
+                if u128::from(age) > LEASE.as_millis() {
+                    vfs.freeze_ended();
+                }
+            }
+        });
+    }
+
+    fn freeze_ended(&self) {
+        self.control.frozen.store(false, Ordering::Release);
+        for (_, committer) in self.open_trees() {
+            committer.tree().freeze(false);
+        }
+    }
+}
+
+fn failed(kind: &str, message: String, commits: Vec<Committed>) -> Progress {
+    Progress::Failed { kind: kind.to_owned(), message, commits }
+}

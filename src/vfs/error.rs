@@ -1,0 +1,183 @@
+//! Refusals in POSIX terms: the one place that knows errno.
+
+use libc::{
+    EBUSY, EEXIST, EFBIG, EINVAL, EIO, EISDIR, ENODATA, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, EOPNOTSUPP, EPERM, EROFS,
+    ESTALE, ETIMEDOUT, EXDEV,
+};
+
+use crate::content::packer::PackError;
+use crate::content::reader::ContentError;
+use crate::snapshot::SnapshotError;
+use crate::snapshot::writer::WriteError;
+use crate::staging::commit::CommitError;
+use crate::staging::tree::StagingError;
+use crate::store::StoreError;
+use crate::store::catalog::CatalogError;
+use crate::store::refs::RefsError;
+
+/// Why an operation was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum VfsError {
+    /// No such entry.
+    #[error("no such entry")]
+    NotFound,
+    /// Snapshots do not change, and neither does a read-only mount.
+    #[error("read-only")]
+    ReadOnly,
+    /// Not here.
+    #[error("not permitted here")]
+    NotPermitted,
+    /// A directory was expected.
+    #[error("not a directory")]
+    NotDirectory,
+    /// A directory was not expected.
+    #[error("is a directory")]
+    IsDirectory,
+    /// The two names are in different trees.
+    #[error("in another tree")]
+    OtherTree,
+    /// The number is of something that is gone.
+    #[error("gone")]
+    Stale,
+    /// An argument makes no sense.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// Not in this version, or not at all.
+    #[error("{0}")]
+    NotSupported(&'static str),
+    /// No such xattr.
+    #[error("no such xattr")]
+    NoXattr,
+    /// Something inside failed that should not.
+    #[error("{0}")]
+    Failed(String),
+    /// The staging tree refused.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
+    /// The snapshot could not be read.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The store did not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The catalog refused.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The labels refused.
+    #[error(transparent)]
+    Refs(#[from] RefsError),
+    /// The commit failed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+impl VfsError {
+    /// The errno that a local file system would give.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::NotFound => ENOENT,
+            Self::ReadOnly => EROFS,
+            Self::NotPermitted => EPERM,
+            Self::NotDirectory => ENOTDIR,
+            Self::IsDirectory => EISDIR,
+            Self::OtherTree => EXDEV,
+            Self::Stale => ESTALE,
+            Self::Invalid(_) => EINVAL,
+            Self::NotSupported(_) => EOPNOTSUPP,
+            Self::NoXattr => ENODATA,
+            Self::Failed(_) => EIO,
+            Self::Staging(error) => staging(error),
+            Self::Snapshot(error) => snapshot(error),
+            Self::Store(error) => store(error),
+            Self::Catalog(error) => match error {
+                CatalogError::Exists(_) => EEXIST,
+                CatalogError::NotFound(_) => ENOENT,
+                CatalogError::NotEmpty(..) => ENOTEMPTY,
+                CatalogError::Full => ENOSPC,
+                CatalogError::Store(error) => store(error),
+            },
+            Self::Refs(error) => refs(error),
+            Self::Commit(error) => commit(error),
+        }
+    }
+}
+
+fn staging(error: &StagingError) -> i32 {
+    match error {
+        StagingError::NotFound => ENOENT,
+        StagingError::Exists => EEXIST,
+        StagingError::NotEmpty => ENOTEMPTY,
+        StagingError::NotDirectory => ENOTDIR,
+        StagingError::IsDirectory => EISDIR,
+        StagingError::Reserved => EPERM,
+        StagingError::NoSpace => ENOSPC,
+        StagingError::TooLarge => EFBIG,
+        StagingError::Invalid(_) => EINVAL,
+        StagingError::NoXattr => ENODATA,
+        StagingError::Stale => ESTALE,
+        StagingError::Busy(_) => EBUSY,
+        StagingError::Frozen => EROFS,
+        StagingError::State(_) | StagingError::Io(_) | StagingError::Database(_) | StagingError::Record(_) => EIO,
+        StagingError::Base(error) => snapshot(error),
+    }
+}
+
+fn snapshot(error: &SnapshotError) -> i32 {
+    match error {
+        SnapshotError::NoBundle(_) => ENOENT,
+        SnapshotError::Content(error) => content(error),
+    }
+}
+
+fn content(error: &ContentError) -> i32 {
+    match error {
+        // Wrong bytes are never handed out.
+        ContentError::Corrupt { .. } => EIO,
+        ContentError::Store(error) => store(error),
+    }
+}
+
+fn store(error: &StoreError) -> i32 {
+    match error {
+        // An object that a row names and the store does not have is damage, not absence.
+        StoreError::NotFound { .. } | StoreError::Corrupt { .. } | StoreError::Denied { .. } => EIO,
+        StoreError::Unavailable { .. } => ETIMEDOUT,
+        StoreError::Conflict { .. } => ESTALE,
+        StoreError::Unsupported { .. } => EOPNOTSUPP,
+    }
+}
+
+fn refs(error: &RefsError) -> i32 {
+    match error {
+        RefsError::NoLabel(_) | RefsError::NoBundle(_) | RefsError::Empty => ENOENT,
+        RefsError::Exists(_) => EEXIST,
+        RefsError::Full => ENOSPC,
+        RefsError::Store(error) => store(error),
+    }
+}
+
+fn pack(error: &PackError) -> i32 {
+    match error {
+        PackError::Store(error) => store(error),
+        PackError::Journal(_) => EIO,
+    }
+}
+
+fn commit(error: &CommitError) -> i32 {
+    match error {
+        CommitError::NothingStaged => EINVAL,
+        CommitError::Diverged { .. } | CommitError::SlotTaken => ESTALE,
+        CommitError::MessageTooLong => EINVAL,
+        CommitError::Staging(error) => staging(error),
+        CommitError::Store(error) => store(error),
+        CommitError::Content(error) => content(error),
+        CommitError::Base(error) => snapshot(error),
+        CommitError::Pack(error) => pack(error),
+        CommitError::Write(error) => match error {
+            WriteError::Pack(error) => pack(error),
+            WriteError::Base(error) => snapshot(error),
+            WriteError::TooLarge { .. } => EFBIG,
+        },
+        CommitError::Label(error) => refs(error),
+    }
+}

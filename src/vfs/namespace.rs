@@ -1,0 +1,582 @@
+//! The namespace above the trees: context, repos, `bundles/`, `labels/`, `staging/`.
+//!
+//! Catalog and refs are read at most once per `refresh`; what is inside a snapshot or a staging tree is theirs.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::VfsError;
+use super::node::{Ino, NameNode, Node, ROOT_INO, RepoKey, ViewKey};
+use super::{Found, Listed, Shared, Trees, Ttl, Views, control, namespace_directory};
+use crate::content::reader::ContentReader;
+use crate::faults::Faults;
+use crate::format::catalog::{CatalogRecord, RepoState};
+use crate::format::intent::ABORTED_BYTES;
+use crate::format::refs::RefsRecord;
+use crate::model::clock::Timestamp;
+use crate::model::id::{BundleId, RepoId};
+use crate::model::name::{FileName, LATEST, LabelName, RepoName, StageName};
+use crate::snapshot::{RangeCache, RowId, Snapshot};
+use crate::staging::commit::Committer;
+use crate::staging::inode::ROOT;
+use crate::staging::tree::{StagingError, Tree, TreeConfig};
+use crate::store::{Store, catalog, refs};
+
+/// What a mount shows: a path in the namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The whole context.
+    Context,
+    /// One repo.
+    Repo(RepoName),
+    /// The writable tree of a repo.
+    Staging(RepoName),
+    /// A snapshot by bundle.
+    Bundle(RepoName, BundleId),
+    /// A snapshot by label, pinned when it is mounted; `latest` too.
+    Label(RepoName, String),
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    /// The part of a source behind the context's name: empty, `census`, `census/labels/v1`, …
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty()).collect();
+        let repo = |name: &str| name.parse::<RepoName>().map_err(|why| format!("{name}: {why}"));
+        match parts[..] {
+            [] => Ok(Self::Context),
+            [name] => Ok(Self::Repo(repo(name)?)),
+            [name, "staging"] => Ok(Self::Staging(repo(name)?)),
+            [name, "bundles", id] => {
+                Ok(Self::Bundle(repo(name)?, id.parse().map_err(|why| format!("bundles/{id}: {why}"))?))
+            }
+            [name, "labels", label] => Ok(Self::Label(repo(name)?, label.to_owned())),
+            [_, "diamonds", ..] => Err("diamonds are not in this version".to_owned()),
+            _ => Err("a repo, REPO/staging, REPO/bundles/ID or REPO/labels/NAME is expected".to_owned()),
+        }
+    }
+}
+
+/// What a clean staging tree starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum BaseChoice {
+    /// The newest bundle.
+    #[default]
+    Latest,
+    /// Nothing.
+    Nothing,
+    /// A label or bundle.
+    Named(String),
+}
+
+/// What a mount was asked for.
+pub struct Settings {
+    /// The context's name, for texts.
+    pub context: String,
+    /// The source as it was given.
+    pub source: String,
+    /// No changes through this mount.
+    pub read_only: bool,
+    /// The state directory of this host.
+    pub state: PathBuf,
+    /// Which staging tree of a repo.
+    pub stage: StageName,
+    /// What a clean staging tree starts from.
+    pub base: BaseChoice,
+    /// How stale catalog and refs may be.
+    pub refresh: Duration,
+    /// Whom the namespace's directories belong to.
+    pub owner: (u32, u32),
+    /// User and host, for history.
+    pub who: String,
+    /// Whether `sync PATH` commits.
+    pub sync_commits: bool,
+    /// Message of commits made by `sync` and `umount`.
+    pub message: String,
+    /// Labels of such commits.
+    pub labels: Vec<LabelName>,
+    /// Whether such a commit fails when `latest` is no longer the base.
+    pub fail_if_diverged: bool,
+    /// Places to stop at, for tests.
+    pub faults: Arc<Faults>,
+}
+
+/// Names of the namespace and their numbers; only names that exist are added.
+struct Names {
+    nodes: Vec<NameNode>,
+    numbers: HashMap<NameNode, Ino>,
+}
+
+/// The first number of the table; 1 is the root's.
+const FIRST_NAME: Ino = 2;
+
+/// Called before an instant is sealed, with the files that are open for writing: stores through mmap are to be written.
+pub type FlushMapped = Box<dyn Fn(Vec<Ino>) + Send + Sync>;
+
+/// The file system of one mount. See the module above.
+pub struct Vfs {
+    store: Arc<Store>,
+    reader: Arc<ContentReader>,
+    ranges: RangeCache,
+    settings: Settings,
+    root: std::sync::OnceLock<Node>,
+    mounted: Timestamp,
+    names: Shared<Names>,
+    pub(super) trees: Shared<Trees>,
+    pub(super) views: Shared<Views>,
+    pub(super) opening: tokio::sync::Mutex<()>,
+    catalog: Shared<Option<(Timestamp, CatalogRecord)>>,
+    refs: Shared<HashMap<RepoId, (Timestamp, RefsRecord)>>,
+    pub(super) control: control::Control,
+}
+
+impl Vfs {
+    /// The file system that shows `source`. Everything that can be refused is refused here, before a mount appears.
+    pub async fn open(
+        store: Arc<Store>,
+        reader: Arc<ContentReader>,
+        ranges: RangeCache,
+        settings: Settings,
+        source: Source,
+    ) -> Result<Arc<Self>, VfsError> {
+        let mounted = store.clock.now();
+        let vfs = Arc::new(Self {
+            store,
+            reader,
+            ranges,
+            settings,
+            root: std::sync::OnceLock::new(),
+            mounted,
+            names: Shared::new(Names { nodes: Vec::new(), numbers: HashMap::new() }),
+            trees: Shared::default(),
+            views: Shared::default(),
+            opening: tokio::sync::Mutex::new(()),
+            catalog: Shared::default(),
+            refs: Shared::default(),
+            control: control::Control::default(),
+        });
+        let root = vfs.resolve(source).await?;
+        vfs.root.set(root).expect("set once, just after it was made");
+        Ok(vfs)
+    }
+
+    async fn resolve(&self, source: Source) -> Result<Node, VfsError> {
+        Ok(match source {
+            Source::Context => {
+                self.catalog().await?;
+                Node::Name(NameNode::Context)
+            }
+            Source::Repo(name) => Node::Name(NameNode::Repo(self.repo(&name).await?)),
+            Source::Staging(name) => {
+                let repo = self.repo(&name).await?;
+                Node::Staged { slot: self.tree_slot(&repo).await?, ino: ROOT }
+            }
+            Source::Bundle(name, bundle) => {
+                let repo = self.repo(&name).await?;
+                let slot = self.view_slot(ViewKey { repo, label: None, bundle });
+                self.view(slot).await?;
+                Node::Row { slot, row: RowId::ROOT }
+            }
+            Source::Label(name, label) => {
+                let repo = self.repo(&name).await?;
+                let key = self.label(&repo, label.as_bytes()).await?.ok_or(VfsError::NotFound)?;
+                let slot = self.view_slot(key);
+                self.view(slot).await?;
+                Node::Row { slot, row: RowId::ROOT }
+            }
+        })
+    }
+
+    /// What the mount was asked for.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// When it was mounted.
+    pub fn mounted(&self) -> Timestamp {
+        self.mounted
+    }
+
+    /// The store behind it.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Whether the mount's root is the root of a staging tree.
+    pub fn root(&self) -> &Node {
+        self.root.get().expect("set before the first request")
+    }
+
+    // ---- numbers -------------------------------------------------------------------------------------------------
+
+    /// The node behind a number of the kernel.
+    pub(super) fn node(&self, ino: Ino) -> Result<Node, VfsError> {
+        if ino == ROOT_INO {
+            return Ok(self.root().clone());
+        }
+        if let Some(node) = Node::structured(ino) {
+            return Ok(node);
+        }
+        let names = self.names.lock().expect("nothing panics while it holds the names");
+        let at = ino.checked_sub(FIRST_NAME).ok_or(VfsError::Stale)? as usize;
+        names.nodes.get(at).cloned().map(Node::Name).ok_or(VfsError::Stale)
+    }
+
+    /// A number as the kernel knows it: the mount's root is 1.
+    pub(super) fn to_kernel(&self, ino: Ino) -> Ino {
+        let root = match self.root.get() {
+            Some(Node::Staged { slot, ino }) => Node::staged_ino(*slot, *ino),
+            Some(Node::Row { slot, row }) => Node::row_ino(*slot, *row),
+            _ => return ino,
+        };
+        if ino == root { ROOT_INO } else { ino }
+    }
+
+    pub(super) fn name_ino(&self, node: &NameNode) -> Ino {
+        if self.root.get() == Some(&Node::Name(node.clone())) {
+            return ROOT_INO;
+        }
+        let mut names = self.names.lock().expect("nothing panics while it holds the names");
+        if let Some(ino) = names.numbers.get(node) {
+            return *ino;
+        }
+        let ino = FIRST_NAME + names.nodes.len() as Ino;
+        names.nodes.push(node.clone());
+        names.numbers.insert(node.clone(), ino);
+        ino
+    }
+
+    // ---- catalog, refs, trees -------------------------------------------------------------------------------------
+
+    fn is_fresh(&self, read: Timestamp) -> bool {
+        let age = self.store.clock.now().millis().saturating_sub(read.millis());
+        u128::from(age) < self.settings.refresh.as_millis()
+    }
+
+    async fn catalog(&self) -> Result<CatalogRecord, VfsError> {
+        if let Some((read, record)) = &*self.catalog.lock().expect("nothing panics while it holds the catalog")
+            && self.is_fresh(*read)
+        {
+            return Ok(record.clone());
+        }
+        let record = catalog::load(&self.store).await?;
+        let now = self.store.clock.now();
+        *self.catalog.lock().expect("nothing panics while it holds the catalog") = Some((now, record.clone()));
+        Ok(record)
+    }
+
+    fn forget_catalog(&self) {
+        *self.catalog.lock().expect("nothing panics while it holds the catalog") = None;
+    }
+
+    async fn repo(&self, name: &RepoName) -> Result<RepoKey, VfsError> {
+        let catalog = self.catalog().await?;
+        let entry = catalog.repos.get(name).filter(|entry| entry.state == RepoState::Live);
+        entry.map(|entry| RepoKey { name: name.clone(), id: entry.id }).ok_or(VfsError::NotFound)
+    }
+
+    /// The refs of a repo, at most `refresh` old.
+    pub(super) async fn refs(&self, repo: RepoId) -> Result<RefsRecord, VfsError> {
+        if let Some((read, record)) = self.refs.lock().expect("nothing panics while it holds the refs").get(&repo)
+            && self.is_fresh(*read)
+        {
+            return Ok(record.clone());
+        }
+        let record = refs::load(&self.store, repo).await?.map(|link| link.record).unwrap_or_default();
+        let now = self.store.clock.now();
+        self.refs.lock().expect("nothing panics while it holds the refs").insert(repo, (now, record.clone()));
+        Ok(record)
+    }
+
+    /// Forgets what is known of a repo's refs: they were just changed from here.
+    pub(super) fn forget_refs(&self, repo: RepoId) {
+        self.refs.lock().expect("nothing panics while it holds the refs").remove(&repo);
+    }
+
+    /// Loads a bundle.
+    pub(super) async fn open_snapshot(&self, repo: RepoId, bundle: BundleId) -> Result<Arc<Snapshot>, VfsError> {
+        Ok(Snapshot::open(self.reader.clone(), self.ranges.clone(), repo, bundle).await?)
+    }
+
+    /// Opens a repo's staging tree: one with changes on its own base, a clean one on what was asked for.
+    pub(super) async fn open_tree(&self, repo: &RepoKey) -> Result<Arc<Committer>, VfsError> {
+        let context = self.store.context().to_string();
+        let dir = self.settings.state.join(context).join(repo.id.to_string()).join(self.settings.stage.as_str());
+        let base = match Tree::dirty_base(&dir)? {
+            Some(base) => base.map(|id| id.parse().map_err(|_| VfsError::Failed("the tree's base".to_owned()))).transpose()?,
+            None => match &self.settings.base {
+                BaseChoice::Latest => self.refs(repo.id).await?.latest,
+                BaseChoice::Nothing => None,
+                BaseChoice::Named(name) => {
+                    Some(refs::resolve(&self.refs(repo.id).await?, name).ok_or(VfsError::NotFound)?)
+                }
+            },
+        };
+        let snapshot = match base {
+            Some(bundle) => Some(self.open_snapshot(repo.id, bundle).await?),
+            None => None,
+        };
+        let catalog = self.catalog().await?;
+        let entry = catalog.repos.values().find(|entry| entry.id == repo.id).ok_or(VfsError::NotFound)?;
+        let config = TreeConfig {
+            dir,
+            chunk: entry.chunk_size,
+            owner: self.settings.owner,
+            reader: self.reader.clone(),
+            clock: self.store.clock.clone(),
+            entropy: self.store.entropy.clone(),
+        };
+        let tree = Tree::open(config, snapshot)?;
+        let committer = Committer::open(
+            tree,
+            self.store.clone(),
+            self.reader.clone(),
+            self.ranges.clone(),
+            repo.id,
+            self.settings.who.clone(),
+            self.settings.faults.clone(),
+        );
+        Ok(committer.await?)
+    }
+
+    /// The view that a label leads to now.
+    async fn label(&self, repo: &RepoKey, name: &[u8]) -> Result<Option<ViewKey>, VfsError> {
+        let Ok(text) = std::str::from_utf8(name) else { return Ok(None) };
+        let label = if text == LATEST { None } else { text.parse::<LabelName>().ok() };
+        if label.is_none() && text != LATEST {
+            return Ok(None);
+        }
+        let bundle = refs::resolve(&self.refs(repo.id).await?, text);
+        Ok(bundle.map(|bundle| ViewKey { repo: repo.clone(), label: Some(label), bundle }))
+    }
+
+    // ---- names -----------------------------------------------------------------------------------------------------
+
+    pub(super) async fn lookup_name(&self, node: &NameNode, name: &FileName) -> Result<Found, VfsError> {
+        let bytes = name.as_bytes();
+        match node {
+            NameNode::Context if bytes == control::DIRECTORY => Ok(self.control_directory(None)),
+            NameNode::Context => {
+                let name = repo_name(bytes).ok_or(VfsError::NotFound)?;
+                Ok(self.directory(NameNode::Repo(self.repo(&name).await?), Ttl::Short))
+            }
+            NameNode::Repo(repo) if bytes == control::DIRECTORY => Ok(self.control_directory(Some(repo.clone()))),
+            NameNode::Repo(repo) => match bytes {
+                b"bundles" => Ok(self.directory(NameNode::Bundles(repo.clone()), Ttl::Short)),
+                b"labels" => Ok(self.directory(NameNode::Labels(repo.clone()), Ttl::Short)),
+                b"staging" => self.staging(repo).await,
+                _ => Err(VfsError::NotFound),
+            },
+            NameNode::Bundles(repo) => {
+                let bundle = std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok());
+                let bundle: BundleId = bundle.ok_or(VfsError::NotFound)?;
+                if self.refs(repo.id).await?.trashed.contains(&bundle) {
+                    return Err(VfsError::NotFound);
+                }
+                self.view_root(ViewKey { repo: repo.clone(), label: None, bundle }, Ttl::Short).await
+            }
+            NameNode::Labels(repo) => {
+                let key = self.label(repo, bytes).await?.ok_or(VfsError::NotFound)?;
+                self.view_root(key, Ttl::Short).await
+            }
+            NameNode::BusyStaging(_) => Err(self.busy()),
+            NameNode::Control(repo) => self.lookup_text(repo.clone(), bytes).await,
+            NameNode::Status(_) | NameNode::History(_) | NameNode::Ctl(_) => Err(VfsError::NotDirectory),
+        }
+    }
+
+    fn busy(&self) -> VfsError {
+        StagingError::Busy("another mount has this staging tree (use mount --bind)".to_owned()).into()
+    }
+
+    async fn staging(&self, repo: &RepoKey) -> Result<Found, VfsError> {
+        match self.tree_slot(repo).await {
+            Ok(slot) => Ok(self.getattr(Node::staged_ino(slot, ROOT)).await?),
+            Err(VfsError::Staging(StagingError::Busy(_))) => {
+                Ok(self.directory(NameNode::BusyStaging(repo.clone()), Ttl::None))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn view_root(&self, key: ViewKey, ttl: Ttl) -> Result<Found, VfsError> {
+        let slot = self.view_slot(key);
+        let found = self.getattr(Node::row_ino(slot, RowId::ROOT)).await?;
+        Ok(Found { ttl, ..found })
+    }
+
+    pub(super) fn directory(&self, node: NameNode, ttl: Ttl) -> Found {
+        let attr = namespace_directory(self.name_ino(&node), self.settings.owner, self.mounted);
+        Found { attr, ttl }
+    }
+
+    pub(super) async fn getattr_name(&self, node: &NameNode) -> Result<Found, VfsError> {
+        if node.is_text() { self.text_attr(node).await } else { Ok(self.directory(node.clone(), Ttl::Short)) }
+    }
+
+    pub(super) async fn list_names(
+        &self,
+        node: &NameNode,
+        after: Option<&FileName>,
+        max: usize,
+    ) -> Result<Vec<Listed>, VfsError> {
+        let mut listed: Vec<Listed> = Vec::new();
+        let mut add = |name: &str, found: Found| {
+            let name = FileName::new(name.as_bytes().to_vec()).expect("names of the namespace are file names");
+            listed.push(Listed { name, found });
+        };
+        // Listing opens nothing: attributes are provisional, and the walk of a name brings the real ones.
+        let view = |repo: &RepoKey, label, bundle| {
+            let slot = self.view_slot(ViewKey { repo: repo.clone(), label, bundle });
+            let attr = namespace_directory(Node::row_ino(slot, RowId::ROOT), self.settings.owner, self.mounted);
+            Found { attr, ttl: Ttl::None }
+        };
+        match node {
+            NameNode::Context => {
+                for (name, entry) in self.catalog().await?.repos {
+                    if entry.state == RepoState::Live {
+                        let repo = RepoKey { name: name.clone(), id: entry.id };
+                        add(name.as_str(), self.directory(NameNode::Repo(repo), Ttl::Short));
+                    }
+                }
+            }
+            NameNode::Repo(repo) => {
+                add("bundles", self.directory(NameNode::Bundles(repo.clone()), Ttl::Short));
+                add("labels", self.directory(NameNode::Labels(repo.clone()), Ttl::Short));
+                let provisional = namespace_directory(self.name_ino(node), self.settings.owner, self.mounted);
+                add("staging", Found { attr: provisional, ttl: Ttl::None });
+            }
+            NameNode::Bundles(repo) => {
+                let trashed = self.refs(repo.id).await?.trashed;
+                for (key, length) in self.store.list(&self.store.keys().bundles(repo.id)).await? {
+                    let Ok(bundle) = key.name().parse::<BundleId>() else { continue };
+                    if length != ABORTED_BYTES && !trashed.contains(&bundle) {
+                        add(key.name(), view(repo, None, bundle));
+                    }
+                }
+            }
+            NameNode::Labels(repo) => {
+                let record = self.refs(repo.id).await?;
+                if let Some(latest) = record.latest {
+                    add(LATEST, view(repo, Some(None), latest));
+                }
+                for (label, bundle) in record.labels {
+                    let found = view(repo, Some(Some(label.clone())), bundle);
+                    add(label.as_str(), found);
+                }
+            }
+            NameNode::BusyStaging(_) => return Err(self.busy()),
+            NameNode::Control(repo) => {
+                for name in control::names(repo.is_some()) {
+                    let file = FileName::new(name.as_bytes().to_vec()).expect("ours are file names");
+                    add(name, self.lookup_text(repo.clone(), file.as_bytes()).await?);
+                }
+            }
+            NameNode::Status(_) | NameNode::History(_) | NameNode::Ctl(_) => return Err(VfsError::NotDirectory),
+        }
+        listed.sort_by(|a, b| a.name.cmp(&b.name));
+        listed.retain(|entry| after.is_none_or(|after| entry.name > *after));
+        listed.truncate(max);
+        Ok(listed)
+    }
+
+    pub(super) async fn make_name(&self, node: &NameNode, name: &FileName) -> Result<Found, VfsError> {
+        if self.settings.read_only {
+            return Err(VfsError::ReadOnly);
+        }
+        match node {
+            NameNode::Context => {
+                let name = repo_name(name.as_bytes()).ok_or(VfsError::Invalid("not a repo's name"))?;
+                let entry = catalog::create(&self.store, &name).await?;
+                self.forget_catalog();
+                Ok(self.directory(NameNode::Repo(RepoKey { name, id: entry.id }), Ttl::Short))
+            }
+            NameNode::Labels(repo) => {
+                let label = label_name(name.as_bytes())?;
+                let set = refs::set_label(&self.store, repo.id, &label, None, true).await;
+                self.forget_refs(repo.id);
+                let bundle = set?;
+                self.view_root(ViewKey { repo: repo.clone(), label: Some(Some(label)), bundle }, Ttl::Short).await
+            }
+            NameNode::BusyStaging(_) => Err(self.busy()),
+            _ => Err(VfsError::NotPermitted),
+        }
+    }
+
+    pub(super) async fn remove_name(&self, node: &NameNode, name: &FileName) -> Result<(), VfsError> {
+        if self.settings.read_only {
+            return Err(VfsError::ReadOnly);
+        }
+        match node {
+            NameNode::Context => {
+                let name = repo_name(name.as_bytes()).ok_or(VfsError::NotFound)?;
+                let removed = catalog::remove(&self.store, &name).await;
+                self.forget_catalog();
+                Ok(removed?)
+            }
+            NameNode::Labels(repo) => {
+                let label = label_name(name.as_bytes())?;
+                let removed = refs::remove_label(&self.store, repo.id, &label).await;
+                self.forget_refs(repo.id);
+                Ok(removed?)
+            }
+            NameNode::Bundles(_) => Err(VfsError::NotSupported("removing bundles is not in this version")),
+            _ => Err(VfsError::NotPermitted),
+        }
+    }
+
+    pub(super) async fn rename_name(&self, node: &NameNode, from: &FileName, to: &FileName) -> Result<(), VfsError> {
+        if self.settings.read_only {
+            return Err(VfsError::ReadOnly);
+        }
+        match node {
+            NameNode::Context => {
+                let from = repo_name(from.as_bytes()).ok_or(VfsError::NotFound)?;
+                let to = repo_name(to.as_bytes()).ok_or(VfsError::Invalid("not a repo's name"))?;
+                let renamed = catalog::rename(&self.store, &from, &to).await;
+                self.forget_catalog();
+                Ok(renamed?)
+            }
+            NameNode::Labels(repo) => {
+                let (from, to) = (label_name(from.as_bytes())?, label_name(to.as_bytes())?);
+                let renamed = refs::rename_label(&self.store, repo.id, &from, &to).await;
+                self.forget_refs(repo.id);
+                Ok(renamed?)
+            }
+            _ => Err(VfsError::NotPermitted),
+        }
+    }
+}
+
+fn repo_name(bytes: &[u8]) -> Option<RepoName> {
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}
+
+fn label_name(bytes: &[u8]) -> Result<LabelName, VfsError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| VfsError::Invalid("not a label's name"))?;
+    if text == LATEST {
+        return Err(VfsError::NotPermitted);
+    }
+    text.parse().map_err(|_| VfsError::Invalid("not a label's name"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_a_path_in_the_namespace() {
+        let repo: RepoName = "census".parse().unwrap();
+        assert_eq!("".parse(), Ok(Source::Context));
+        assert_eq!("census/".parse(), Ok(Source::Repo(repo.clone())));
+        assert_eq!("census/staging".parse(), Ok(Source::Staging(repo.clone())));
+        assert_eq!("census/labels/v1".parse(), Ok(Source::Label(repo, "v1".to_owned())));
+        assert!("census/diamonds/D".parse::<Source>().unwrap_err().contains("not in this version"));
+        assert!("census/bundles/nonsense".parse::<Source>().is_err());
+        assert!(".x".parse::<Source>().is_err());
+    }
+}

@@ -1,0 +1,129 @@
+//! Nodes and their numbers.
+
+use crate::model::id::{BundleId, RepoId};
+use crate::model::name::{LabelName, RepoName};
+use crate::snapshot::RowId;
+
+/// A number of the mount, as the kernel knows it.
+pub type Ino = u64;
+
+/// The mount's root.
+pub const ROOT_INO: Ino = 1;
+const STAGED: u64 = 1 << 63;
+const ROW: u64 = 1 << 62;
+/// Bits of a staging tree's own numbers.
+const STAGING_BITS: u32 = 50;
+/// Bits of a row's number.
+const ROW_BITS: u32 = 35;
+
+/// A repo by name and identity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RepoKey {
+    /// Its name when it was walked.
+    pub name: RepoName,
+    /// Its identity.
+    pub id: RepoId,
+}
+
+/// A root under which a snapshot is seen; two views never share numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ViewKey {
+    /// The repo.
+    pub repo: RepoKey,
+    /// The label walked through; `None`: `bundles/`; `latest` is the empty label.
+    pub label: Option<Option<LabelName>>,
+    /// The bundle.
+    pub bundle: BundleId,
+}
+
+/// A name of the namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum NameNode {
+    /// The context.
+    Context,
+    /// A repo.
+    Repo(RepoKey),
+    /// `bundles/`.
+    Bundles(RepoKey),
+    /// `labels/`.
+    Labels(RepoKey),
+    /// The root of a staging tree that cannot be opened here.
+    BusyStaging(RepoKey),
+    /// `.datamon/`.
+    Control(Option<RepoKey>),
+    /// `.datamon/status`.
+    Status(Option<RepoKey>),
+    /// `.datamon/history`.
+    History(RepoKey),
+    /// `.datamon/ctl`.
+    Ctl(RepoKey),
+}
+
+impl NameNode {
+    /// Whether it is a text file.
+    pub fn is_text(&self) -> bool {
+        matches!(self, Self::Status(_) | Self::History(_) | Self::Ctl(_))
+    }
+}
+
+/// What a number leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Node {
+    /// An entry of a staging tree.
+    Staged {
+        /// The tree.
+        slot: usize,
+        /// Its own number.
+        ino: u64,
+    },
+    /// A row of a snapshot.
+    Row {
+        /// The view.
+        slot: usize,
+        /// The row.
+        row: RowId,
+    },
+    /// A name of the namespace.
+    Name(NameNode),
+}
+
+impl Node {
+    /// The number of an entry of a staging tree.
+    pub fn staged_ino(slot: usize, ino: u64) -> Ino {
+        STAGED | (slot as u64) << STAGING_BITS | ino
+    }
+
+    /// The number of a row of a view.
+    pub fn row_ino(slot: usize, row: RowId) -> Ino {
+        ROW | (slot as u64) << ROW_BITS | row.to_bits()
+    }
+
+    /// The node that a structured number names; `None` for a number of the namespace's table.
+    pub fn structured(ino: Ino) -> Option<Self> {
+        if ino & STAGED != 0 {
+            let slot = ((ino & !STAGED) >> STAGING_BITS) as usize;
+            return Some(Self::Staged { slot, ino: ino & ((1 << STAGING_BITS) - 1) });
+        }
+        if ino & ROW != 0 {
+            let slot = ((ino & !ROW) >> ROW_BITS) as usize;
+            return Some(Self::Row { slot, row: RowId::from_bits(ino & ((1 << ROW_BITS) - 1)) });
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Table;
+
+    #[test]
+    fn a_number_leads_back_to_its_node_and_no_two_nodes_share_one() {
+        let row = RowId { table: Table::Files, ordinal: 7 };
+        assert_eq!(Node::structured(Node::row_ino(3, row)), Some(Node::Row { slot: 3, row }));
+        let staged = Node::staged_ino(5, 1 << 49 | 9);
+        assert_eq!(Node::structured(staged), Some(Node::Staged { slot: 5, ino: 1 << 49 | 9 }));
+        assert_eq!(Node::structured(2), None);
+        assert_ne!(Node::row_ino(0, RowId::ROOT), Node::row_ino(1, RowId::ROOT));
+    }
+}
