@@ -166,7 +166,8 @@ impl Vfs {
                 let snapshot = self.view(slot).await?;
                 let path = snapshot.directory_path(row).await?.ok_or(VfsError::NotDirectory)?;
                 let listed = snapshot.list(&path, after, max).await?;
-                let found = |(name, row, entry): (FileName, _, Entry)| Listed { name, found: self.row(slot, row, &entry) };
+                let found =
+                    |(name, row, entry): (FileName, _, Entry)| Listed { name, found: self.row(slot, row, &entry) };
                 Ok(listed.into_iter().map(found).collect())
             }
             Node::Name(node) => self.list_names(&node, after, max).await,
@@ -352,6 +353,15 @@ impl Vfs {
         Ok(())
     }
 
+    /// The file system under the state directory, which is what bounds staging.
+    pub fn statfs(&self) -> Result<crate::local::sys::FileSystem, VfsError> {
+        let state = &self.settings().state;
+        // Before the first staging tree there may be no state directory; what holds it has the same answer.
+        let existing = state.ancestors().find(|dir| dir.exists()).unwrap_or(state);
+        crate::local::sys::file_system(existing)
+            .map_err(|error| VfsError::Failed(format!("{}: {error}", state.display())))
+    }
+
     /// The value of an xattr.
     pub async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, VfsError> {
         if !name.starts_with(b"user.") {
@@ -362,9 +372,7 @@ impl Vfs {
         }
         match self.node(ino)? {
             Node::Staged { slot, ino } => Ok(self.tree(slot)?.getxattr(ino, name).await?),
-            Node::Row { slot, row } => {
-                self.entry(slot, row).await?.xattrs.get(name).cloned().ok_or(VfsError::NoXattr)
-            }
+            Node::Row { slot, row } => self.entry(slot, row).await?.xattrs.get(name).cloned().ok_or(VfsError::NoXattr),
             Node::Name(_) => Err(VfsError::NoXattr),
         }
     }

@@ -82,7 +82,7 @@ pub struct Packer<T> {
 }
 
 struct State<T> {
-    open: Option<Open<T>>,
+    open: Option<Open>,
     /// Small chunks that wait to become one block.
     small: Vec<(ChunkId, Bytes)>,
     small_bytes: usize,
@@ -92,10 +92,9 @@ struct State<T> {
     failed: Option<PackError>,
 }
 
-struct Open<T> {
+struct Open {
     writer: PackWriter,
     placed: Vec<(ChunkId, Locator)>,
-    _token: std::marker::PhantomData<T>,
 }
 
 impl<T: Send + 'static> Packer<T> {
@@ -180,6 +179,7 @@ impl<T: Send + 'static> Packer<T> {
         match self.lay(record)? {
             Some(full) => self.upload(full).await,
             None => Ok(()),
+<<<<<<< HEAD
         }
     }
 
@@ -197,11 +197,31 @@ impl<T: Send + 'static> Packer<T> {
             let id = PackId { intent: self.config.intent, run: self.config.run, seq };
             let writer = PackWriter::new(self.store.context(), id, PackKind::Data);
             state.open = Some(Open { writer, placed: Vec::new(), _token: std::marker::PhantomData });
+=======
+>>>>>>> bbcd7d9 (The namespace and FUSE: vfs in POSIX words, dispatch that waits for nobody, our own mount)
         }
     }
 
+    /// Lays a record into the open pack; answers the pack when that filled it.
+    fn lay(&self, record: Record) -> Result<Option<Open>, PackError> {
+        let mut state = self.lock();
+        let open = match &mut state.open {
+            Some(open) => open,
+            closed => {
+                let seq = self.journal.next_seq().map_err(|error| PackError::Journal(error.to_string()))?;
+                let id = PackId { intent: self.config.intent, run: self.config.run, seq };
+                let writer = PackWriter::new(self.store.context(), id, PackKind::Data);
+                closed.insert(Open { writer, placed: Vec::new() })
+            }
+        };
+        let placed = open.writer.append(record);
+        open.placed.extend(placed.chunks);
+        let is_full = open.writer.len() >= self.config.target_bytes;
+        Ok(if is_full { state.open.take() } else { None })
+    }
+
     /// Starts the PUT of a full pack as soon as there is room for it.
-    async fn upload(&self, open: Open<T>) -> Result<(), PackError> {
+    async fn upload(&self, open: Open) -> Result<(), PackError> {
         let permit = self.uploads.clone().acquire_owned().await.expect("the semaphore is never closed");
         let (store, done, shared) = (self.store.clone(), self.done.clone(), self.state.clone());
         let task = async move {

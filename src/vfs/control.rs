@@ -110,7 +110,8 @@ impl Vfs {
         for (key, committer) in self.open_trees() {
             if repo.is_none_or(|repo| repo.id == key.id) {
                 let state = if committer.tree().is_dirty() { "dirty" } else { "clean" };
-                let parent = committer.parent().map_or("none".to_owned(), |parent| parent.descriptor().bundle.to_string());
+                let parent =
+                    committer.parent().map_or("none".to_owned(), |parent| parent.descriptor().bundle.to_string());
                 if repo.is_none() {
                     lines.push(format!("repo: {}", key.name));
                 }
@@ -213,7 +214,8 @@ impl Vfs {
         self.forget_refs(repo.id);
         match outcome {
             Ok(report) => {
-                let diverged = if report.diverged { " (diverged: latest was another bundle than the base)" } else { "" };
+                let diverged =
+                    if report.diverged { " (diverged: latest was another bundle than the base)" } else { "" };
                 let text = format!("{}{diverged}", report.bundle);
                 *self.control.last_commit.lock().expect("nothing panics while it holds a text") = Some(text);
                 Ok(report)
@@ -313,7 +315,13 @@ impl Vfs {
         if failures.is_empty() { Progress::Done { commits } } else { failed("commit", failures.join("; "), commits) }
     }
 
-    fn committed(&self, repo: &RepoKey, _: &Arc<Committer>, report: &CommitReport, request: &CommitRequest) -> Committed {
+    fn committed(
+        &self,
+        repo: &RepoKey,
+        _: &Arc<Committer>,
+        report: &CommitReport,
+        request: &CommitRequest,
+    ) -> Committed {
         Committed {
             bundle: report.bundle.to_string(),
             repo: repo.name.to_string(),
@@ -331,14 +339,15 @@ impl Vfs {
     /// How far a job is; waits up to 250 ms for its end. Renews a freeze.
     pub async fn wait(&self, job: Job) -> Result<Progress, VfsError> {
         if self.control.frozen.load(Ordering::Acquire) {
-            *self.control.lease.lock().expect("nothing panics while it holds the lease") = Some(self.store().clock.now());
+            *self.control.lease.lock().expect("nothing panics while it holds the lease") =
+                Some(self.store().clock.now());
         }
         let found = self.control.jobs.lock().expect("nothing panics while it holds the jobs").get(&job.job).cloned();
         let mut watch = found.ok_or(VfsError::Invalid("no such job"))?;
         let done = |progress: &Progress| !matches!(progress, Progress::Running { .. });
         let waited = tokio::time::timeout(Duration::from_millis(250), watch.wait_for(done)).await;
-        match waited {
-            Ok(Ok(progress)) => Ok(progress.clone()),
+        match waited.map(|ended| ended.map(|progress| progress.clone())) {
+            Ok(Ok(progress)) => Ok(progress),
             Ok(Err(_)) => Ok(failed("failed", "the job ended without a word".to_owned(), Vec::new())),
             Err(_) => Ok(watch.borrow().clone()),
         }

@@ -1,8 +1,8 @@
 //! Refusals in POSIX terms: the one place that knows errno.
 
 use libc::{
-    EBUSY, EEXIST, EFBIG, EINVAL, EIO, EISDIR, ENODATA, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, EOPNOTSUPP, EPERM, EROFS,
-    ESTALE, ETIMEDOUT, EXDEV,
+    EBUSY, EEXIST, EFBIG, EINVAL, EIO, EISDIR, ENODATA, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, ENXIO, EOPNOTSUPP, EPERM,
+    EROFS, ESTALE, ETIMEDOUT, EXDEV,
 };
 
 use crate::content::packer::PackError;
@@ -48,6 +48,9 @@ pub enum VfsError {
     /// No such xattr.
     #[error("no such xattr")]
     NoXattr,
+    /// A seek beyond the file's end.
+    #[error("past the end of the file")]
+    PastTheEnd,
     /// Something inside failed that should not.
     #[error("{0}")]
     Failed(String),
@@ -85,6 +88,7 @@ impl VfsError {
             Self::Invalid(_) => EINVAL,
             Self::NotSupported(_) => EOPNOTSUPP,
             Self::NoXattr => ENODATA,
+            Self::PastTheEnd => ENXIO,
             Self::Failed(_) => EIO,
             Self::Staging(error) => staging(error),
             Self::Snapshot(error) => snapshot(error),

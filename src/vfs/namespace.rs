@@ -136,7 +136,7 @@ pub struct Vfs {
 
 impl Vfs {
     /// The file system that shows `source`. Everything that can be refused is refused here, before a mount appears.
-    pub async fn open(
+    pub async fn new(
         store: Arc<Store>,
         reader: Arc<ContentReader>,
         ranges: RangeCache,
@@ -307,7 +307,9 @@ impl Vfs {
         let context = self.store.context().to_string();
         let dir = self.settings.state.join(context).join(repo.id.to_string()).join(self.settings.stage.as_str());
         let base = match Tree::dirty_base(&dir)? {
-            Some(base) => base.map(|id| id.parse().map_err(|_| VfsError::Failed("the tree's base".to_owned()))).transpose()?,
+            Some(base) => {
+                base.map(|id| id.parse().map_err(|_| VfsError::Failed("the tree's base".to_owned()))).transpose()?
+            }
             None => match &self.settings.base {
                 BaseChoice::Latest => self.refs(repo.id).await?.latest,
                 BaseChoice::Nothing => None,

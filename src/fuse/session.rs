@@ -1,0 +1,151 @@
+//! The mount and its session.
+//!
+//! Root mounts by its own mount(2) and serves the descriptor (ADR 3); an ordinary user goes through fusermount3.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fuser::{Config, MountOption, SessionACL};
+
+use super::dispatch::Dispatch;
+use crate::local::sys;
+use crate::vfs::Vfs;
+
+/// KiB that the kernel reads ahead: more amplifies random touches of mapped files.
+const READ_AHEAD_KIB: u32 = 1024;
+
+/// How and where to mount.
+#[derive(Debug, Clone)]
+pub struct MountConfig {
+    /// What mountinfo shows: the source as it was given.
+    pub source: String,
+    /// The mount point.
+    pub dir: PathBuf,
+    /// No changes through this mount.
+    pub read_only: bool,
+    /// Whether other users may look.
+    pub allow_other: bool,
+    /// Whether the kernel checks permissions.
+    pub default_permissions: bool,
+    /// Whether set-user-id programs run as their owner.
+    pub suid: bool,
+    /// Whether device nodes are devices.
+    pub dev: bool,
+    /// Whether programs run.
+    pub exec: bool,
+}
+
+impl MountConfig {
+    /// The flags of mount(2).
+    fn flags(&self) -> u64 {
+        let wanted = [
+            (self.read_only, libc::MS_RDONLY),
+            (!self.suid, libc::MS_NOSUID),
+            (!self.dev, libc::MS_NODEV),
+            (!self.exec, libc::MS_NOEXEC),
+        ];
+        wanted.into_iter().filter(|(is_wanted, _)| *is_wanted).fold(0, |flags, (_, flag)| flags | flag)
+    }
+}
+
+/// A mount that has come up; its requests wait for [`Session::serve`].
+pub struct Session {
+    session: fuser::Session<Dispatch>,
+}
+
+/// Mounts, and answers the kernel's first word. Requests that wait move to `runtime`.
+pub fn mount(vfs: Arc<Vfs>, config: &MountConfig, runtime: tokio::runtime::Handle) -> io::Result<Session> {
+    let dispatch = Dispatch::new(vfs.clone(), runtime);
+    let session = if sys::identity().0 == 0 { own_mount(dispatch, config)? } else { user_mount(dispatch, config)? };
+    let notifier = session.notifier();
+    vfs.set_flush_mapped(Box::new(move |open| {
+        for ino in open {
+            // A file that is no longer known to the kernel has no mapped pages.
+            let _ = notifier.inval_inode(fuser::INodeNo(ino), 0, 0);
+        }
+    }));
+    raise_read_ahead(&config.dir);
+    Ok(Session { session })
+}
+
+impl Session {
+    /// Serves until the mount is gone.
+    pub fn serve(self) -> io::Result<()> {
+        self.session.run()
+    }
+}
+
+fn own_mount(dispatch: Dispatch, config: &MountConfig) -> io::Result<fuser::Session<Dispatch>> {
+    let fd: OwnedFd = sys::open_fuse()?;
+    let (uid, gid) = sys::identity();
+    let mut options = format!("fd={},rootmode=40000,user_id={uid},group_id={gid}", fd.as_raw_fd());
+    if config.default_permissions {
+        options += ",default_permissions";
+    }
+    if config.allow_other {
+        options += ",allow_other";
+    }
+    sys::mount_fuse(&config.source, &config.dir, config.flags(), &options)?;
+    let acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
+    fuser::Session::from_fd(dispatch, fd, acl, Config::default()).inspect_err(|_| {
+        // The mount came up and the session did not: leave nothing behind.
+        let _ = sys::umount(&config.dir, libc::MNT_DETACH);
+    })
+}
+
+fn user_mount(dispatch: Dispatch, config: &MountConfig) -> io::Result<fuser::Session<Dispatch>> {
+    let mut options = Config::default();
+    options.mount_options = vec![
+        MountOption::FSName(config.source.clone()),
+        MountOption::Subtype("datamon".to_owned()),
+        MountOption::DefaultPermissions,
+        if config.read_only { MountOption::RO } else { MountOption::RW },
+    ];
+    if config.allow_other {
+        options.acl = SessionACL::All;
+    }
+    fuser::Session::new(dispatch, &config.dir, &options)
+}
+
+/// Lets the kernel read further ahead, where it lets us say so. Asks nothing of the mount: nobody answers yet.
+fn raise_read_ahead(target: &Path) {
+    let Some(device) = device_of(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(), target) else {
+        return;
+    };
+    let bdi = PathBuf::from("/sys/class/bdi").join(device);
+    // FUSE starts at 1 % of memory for mapped writers, with a strict limit.
+    for (name, value) in [("read_ahead_kb", READ_AHEAD_KIB), ("max_ratio", 40)] {
+        let _ = fs::write(bdi.join(name), value.to_string());
+    }
+}
+
+/// `MAJ:MIN` of the newest mount at `target` (proc_pid_mountinfo(5)).
+fn device_of(mountinfo: &str, target: &Path) -> Option<String> {
+    let line = mountinfo.lines().rev().find(|line| {
+        let point = line.split(' ').nth(4).unwrap_or_default();
+        unescaped(point) == target.to_string_lossy()
+    })?;
+    line.split(' ').nth(2).map(str::to_owned)
+}
+
+/// A path as mountinfo writes it: space, tab, newline and backslash in octal.
+fn unescaped(text: &str) -> String {
+    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_mount_at_a_point_is_found() {
+        let text = "30 1 8:1 / / rw - ext4 /dev/a rw\n\
+                    40 30 0:50 / /mnt/a\\040b rw - fuse.datamon prod rw\n\
+                    41 30 0:51 / /mnt/a\\040b rw - fuse.datamon prod rw\n";
+        assert_eq!(device_of(text, Path::new("/mnt/a b")).as_deref(), Some("0:51"));
+        assert_eq!(device_of(text, Path::new("/mnt")), None);
+    }
+}
