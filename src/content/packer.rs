@@ -179,26 +179,6 @@ impl<T: Send + 'static> Packer<T> {
         match self.lay(record)? {
             Some(full) => self.upload(full).await,
             None => Ok(()),
-<<<<<<< HEAD
-        }
-    }
-
-    /// Lays a record into the open pack, or a new one; answers the pack if it is full now.
-    fn lay(&self, record: Record) -> Result<Option<Open<T>>, PackError> {
-        let mut state = self.lock();
-        loop {
-            if let Some(open) = &mut state.open {
-                let placed = open.writer.append(record);
-                open.placed.extend(placed.chunks);
-                let full = open.writer.len() >= self.config.target_bytes;
-                return Ok(if full { state.open.take() } else { None });
-            }
-            let seq = self.journal.next_seq().map_err(|error| PackError::Journal(error.to_string()))?;
-            let id = PackId { intent: self.config.intent, run: self.config.run, seq };
-            let writer = PackWriter::new(self.store.context(), id, PackKind::Data);
-            state.open = Some(Open { writer, placed: Vec::new(), _token: std::marker::PhantomData });
-=======
->>>>>>> bbcd7d9 (The namespace and FUSE: vfs in POSIX words, dispatch that waits for nobody, our own mount)
         }
     }
 
