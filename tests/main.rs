@@ -2,5 +2,7 @@
 
 mod suites {
     mod scripts;
+    mod servers;
+    mod stores;
     mod tidy;
 }
