@@ -8,3 +8,6 @@ pub mod inode;
 pub mod journal;
 pub mod seal;
 pub mod tree;
+
+#[cfg(test)]
+mod tests;

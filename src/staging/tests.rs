@@ -1,0 +1,394 @@
+//! Staging and commit together, without a kernel: what goes in comes back from another host's snapshot.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+use super::commit::{CommitError, CommitReport, CommitRequest, Committer};
+use super::inode::{FileData, InodeBody, ROOT};
+use super::tree::{Caller, SetAttr, StagingError, Tree, TreeConfig};
+use crate::content::reader::ContentReader;
+use crate::faults::Faults;
+use crate::model::chunk::ChunkSize;
+use crate::model::clock::{Clock, Entropy, Timestamp};
+use crate::model::entry::{Body, Entry};
+use crate::model::id::BundleId;
+use crate::model::name::FileName;
+use crate::model::path::TreePath;
+use crate::snapshot::{RangeCache, Snapshot};
+use crate::store::{Store, catalog, refs};
+
+struct TestTime(AtomicU64);
+
+impl Clock for TestTime {
+    fn now(&self) -> Timestamp {
+        let n = self.0.fetch_add(1, Ordering::Relaxed);
+        Timestamp { secs: 1_700_000_000 + n as i64, nanos: 5 }
+    }
+}
+
+impl Entropy for TestTime {
+    fn random(&self) -> u128 {
+        let n = self.0.fetch_add(1, Ordering::Relaxed);
+        (u128::from(n) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835)
+    }
+}
+
+/// A store, a repo in it, and hosts with state directories of their own.
+struct World {
+    time: Arc<TestTime>,
+    store: Arc<Store>,
+    repo: crate::format::catalog::RepoEntry,
+    state: tempfile::TempDir,
+}
+
+/// One host's view of the repo.
+struct Host {
+    tree: Arc<Tree>,
+    committer: Arc<Committer>,
+}
+
+const CALLER: Caller = Caller { uid: 10, gid: 20, umask: 0o022 };
+const MIB: usize = 1 << 20;
+
+fn name(text: &str) -> FileName {
+    FileName::new(text.as_bytes().to_vec()).unwrap()
+}
+
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let step = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 24) as u8
+    };
+    (0..len).map(step).collect()
+}
+
+impl World {
+    async fn new() -> Self {
+        let time = Arc::new(TestTime(AtomicU64::new(0)));
+        let store = Store::in_memory(time.clone(), time.clone());
+        let repo = catalog::create(&store, &"census".parse().unwrap()).await.unwrap();
+        Self { time, store, repo, state: tempfile::tempdir().unwrap() }
+    }
+
+    fn reader(&self) -> Arc<ContentReader> {
+        ContentReader::new(self.store.clone(), 8 << 20)
+    }
+
+    async fn latest(&self) -> Option<BundleId> {
+        refs::load(&self.store, self.repo.id).await.unwrap().and_then(|link| link.record.latest)
+    }
+
+    /// Opens the staging tree of `host` as a mount would.
+    async fn host(&self, host: &str) -> Host {
+        let dir = self.state.path().join(host);
+        let reader = self.reader();
+        let base = match Tree::dirty_base(&dir).unwrap() {
+            Some(base) => base.map(|id| id.parse().unwrap()),
+            None => self.latest().await,
+        };
+        let snapshot = match base {
+            Some(bundle) => Some(self.snapshot(bundle).await),
+            None => None,
+        };
+        let config = TreeConfig {
+            dir,
+            chunk: ChunkSize::DEFAULT,
+            owner: (0, 0),
+            reader: reader.clone(),
+            clock: self.time.clone(),
+            entropy: self.time.clone(),
+        };
+        let tree = Tree::open(config, snapshot).unwrap();
+        let committer = Committer::open(
+            tree.clone(),
+            self.store.clone(),
+            reader,
+            RangeCache::new(8 << 20),
+            self.repo.id,
+            format!("ann@{host}"),
+            Arc::new(Faults::none()),
+        );
+        Host { tree, committer: committer.await.unwrap() }
+    }
+
+    async fn snapshot(&self, bundle: BundleId) -> Arc<Snapshot> {
+        Snapshot::open(self.reader(), RangeCache::new(8 << 20), self.repo.id, bundle).await.unwrap()
+    }
+
+    async fn entry(&self, bundle: BundleId, path: &str) -> Option<Entry> {
+        let path = TreePath::parse(path.as_bytes()).unwrap();
+        self.snapshot(bundle).await.lookup_path(&path).await.unwrap().map(|(_, entry)| entry)
+    }
+
+    async fn bytes(&self, bundle: BundleId, path: &str) -> Vec<u8> {
+        let snapshot = self.snapshot(bundle).await;
+        let Body::File(file) = self.entry(bundle, path).await.unwrap().body else { panic!("{path} is no file") };
+        snapshot.reader().read(&file, ChunkSize::DEFAULT, 0..u64::MAX).await.unwrap().to_vec()
+    }
+
+    async fn data_packs(&self) -> usize {
+        let prefix = crate::format::key::ObjectKey {
+            role: crate::format::key::Role::Blob,
+            path: format!("{}/p/", self.store.context()),
+        };
+        self.store.list(&prefix).await.unwrap().len()
+    }
+}
+
+impl Host {
+    async fn put(&self, parent: u64, file: &str, bytes: &[u8]) -> u64 {
+        let body = InodeBody::File(FileData::empty());
+        let ino = match self.tree.lookup(parent, &name(file)).await {
+            Ok(found) => {
+                self.tree.setattr(found.ino, SetAttr { size: Some(0), ..SetAttr::default() }).await.unwrap();
+                found.ino
+            }
+            Err(_) => self.tree.create(parent, &name(file), 0o644, body, CALLER).await.unwrap().ino,
+        };
+        if !bytes.is_empty() {
+            self.tree.write(ino, 0, bytes, false, false).await.unwrap();
+        }
+        ino
+    }
+
+    async fn mkdir(&self, parent: u64, dir: &str) -> u64 {
+        self.tree.create(parent, &name(dir), 0o755, InodeBody::Directory, CALLER).await.unwrap().ino
+    }
+
+    async fn commit(&self) -> CommitReport {
+        self.committer.commit(CommitRequest::default()).await.unwrap()
+    }
+
+    async fn read(&self, ino: u64, range: Range<u64>) -> Vec<u8> {
+        self.tree.read(ino, range).await.unwrap().to_vec()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_every_size_come_back_from_another_host() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let sizes = [0, 1, 256, 257, 65_536, 65_537, MIB - 1, MIB, MIB + 1, 3 * MIB + 5];
+    let dir = here.mkdir(ROOT, "sizes").await;
+    for size in sizes {
+        here.put(dir, &format!("s{size}"), &noise(size as u64, size)).await;
+    }
+    let report = here.commit().await;
+    assert!(report.changed && !report.diverged);
+    assert_eq!((report.files, report.bytes), (sizes.len() as u64, sizes.iter().sum::<usize>() as u64));
+    for size in sizes {
+        let found = world.bytes(report.bundle, &format!("sizes/s{size}")).await;
+        assert!(found == noise(size as u64, size), "a file of {size} bytes came back wrong");
+    }
+    let again = here.commit().await;
+    assert_eq!((again.bundle, again.changed), (report.bundle, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_attributes_links_and_xattrs_come_back() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let a = here.put(ROOT, "a", b"linked").await;
+    let dir = here.mkdir(ROOT, "dir").await;
+    here.mkdir(dir, "empty").await;
+    here.tree.link(a, dir, &name("b")).await.unwrap();
+    here.tree.setxattr(a, b"user.k", b"v", false, false).await.unwrap();
+    let mtime = Timestamp { secs: -77, nanos: 123_456_789 };
+    let set = SetAttr { permissions: Some(0o4751), uid: Some(3), mtime: Some(mtime), ..SetAttr::default() };
+    here.tree.setattr(a, set).await.unwrap();
+    for (file, body) in
+        [("fifo", Body::Fifo), ("sym", Body::Symlink(Bytes::from_static(b"nowhere"))), ("dev", Body::CharDevice(259))]
+    {
+        here.tree.create(dir, &name(file), 0o600, InodeBody::Other(body), CALLER).await.unwrap();
+    }
+    let bundle = here.commit().await.bundle;
+    let (first, second) = (world.entry(bundle, "a").await.unwrap(), world.entry(bundle, "dir/b").await.unwrap());
+    assert_eq!(first, second);
+    assert_eq!((first.nlink, first.attributes.permissions, first.attributes.uid), (2, 0o4751, 3));
+    assert_eq!(first.attributes.mtime, mtime);
+    assert_eq!(first.xattrs.get(&b"user.k"[..]), Some(&b"v".to_vec()));
+    assert_eq!(world.bytes(bundle, "dir/b").await, b"linked");
+    assert_eq!(world.entry(bundle, "dir/sym").await.unwrap().body, Body::Symlink(Bytes::from_static(b"nowhere")));
+    assert_eq!(world.entry(bundle, "dir/fifo").await.unwrap().body, Body::Fifo);
+    assert_eq!(world.entry(bundle, "dir/dev").await.unwrap().body, Body::CharDevice(259));
+    let counts = world.snapshot(bundle).await.descriptor().counts;
+    assert_eq!((counts.files, counts.directories, counts.bytes), (5, 2, 12));
+    // One name of the two goes; the other keeps the bytes, alone.
+    let there = world.host("there").await;
+    let dir = there.tree.lookup(ROOT, &name("dir")).await.unwrap().ino;
+    there.tree.unlink(dir, &name("b")).await.unwrap();
+    let bundle = there.commit().await.bundle;
+    assert_eq!(world.entry(bundle, "a").await.unwrap().nlink, 1);
+    assert_eq!(world.entry(bundle, "dir/b").await, None);
+    assert_eq!(world.bytes(bundle, "a").await, b"linked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_host_changes_one_byte_of_a_large_file_and_renames_a_directory() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let large = noise(9, 5 * MIB + 17);
+    let dir = here.mkdir(ROOT, "old").await;
+    here.put(dir, "large", &large).await;
+    here.put(dir, "small", b"small").await;
+    here.commit().await;
+    let there = world.host("there").await;
+    let dir = there.tree.lookup(ROOT, &name("old")).await.unwrap();
+    let file = there.tree.lookup(dir.ino, &name("large")).await.unwrap().ino;
+    there.tree.write(file, 3 * MIB as u64 + 1, b"X", false, false).await.unwrap();
+    there.tree.rename(ROOT, &name("old"), ROOT, &name("new"), false).await.unwrap();
+    assert_eq!(there.tree.lookup(ROOT, &name("new")).await.unwrap().ino, dir.ino, "a rename keeps the number");
+    let mut expected = large.clone();
+    expected[3 * MIB + 1] = b'X';
+    assert!(there.read(file, 0..u64::MAX).await == expected);
+    let report = there.commit().await;
+    assert!(report.new_bytes < 3 * MIB as u64 / 2, "one chunk is stored, not {} bytes", report.new_bytes);
+    assert!(world.bytes(report.bundle, "new/large").await == expected);
+    assert_eq!(world.bytes(report.bundle, "new/small").await, b"small");
+    assert_eq!(world.entry(report.bundle, "old").await, None);
+    assert!(there.read(file, 0..u64::MAX).await == expected, "after the commit it reads the same");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_tree_from_another_state_directory_stores_no_new_data_pack() {
+    let world = World::new().await;
+    let fill = async |host: &Host| {
+        for n in 0..40 {
+            host.put(ROOT, &format!("f{n}"), &noise(n, 1000 + 400 * n as usize)).await;
+        }
+        host.put(ROOT, "large", &noise(99, 2 * MIB + 3)).await;
+    };
+    let here = world.host("here").await;
+    fill(&here).await;
+    here.commit().await;
+    let packs = world.data_packs().await;
+    fill(&here).await;
+    here.commit().await;
+    let there = world.host("there").await;
+    fill(&there).await;
+    there.commit().await;
+    assert_eq!(world.data_packs().await, packs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hosts_at_once_lose_no_bundle_and_the_later_is_told() {
+    let world = World::new().await;
+    let (here, there) = (world.host("here").await, world.host("there").await);
+    here.put(ROOT, "here", b"1").await;
+    there.put(ROOT, "there", b"2").await;
+    let (first, second) = tokio::join!(here.commit(), there.commit());
+    assert!(first.diverged != second.diverged, "exactly the later is told");
+    let later = if first.diverged { first.bundle } else { second.bundle };
+    assert_eq!(world.latest().await, Some(later));
+    assert_eq!(world.bytes(first.bundle, "here").await, b"1");
+    assert_eq!(world.bytes(second.bundle, "there").await, b"2");
+    let request = CommitRequest { fail_if_diverged: true, ..CommitRequest::default() };
+    let (stale, bundle) = if first.diverged { (&there, second.bundle) } else { (&here, first.bundle) };
+    stale.put(ROOT, "more", b"3").await;
+    assert!(matches!(stale.committer.commit(request).await, Err(CommitError::Diverged { .. })));
+    assert!(stale.tree.is_dirty());
+    assert!(world.entry(bundle, "more").await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_tree_without_a_base_has_nothing_to_commit() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let refused = here.committer.commit(CommitRequest::default()).await;
+    assert!(matches!(refused, Err(CommitError::NothingStaged)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sealed_instant_does_not_see_what_is_written_after_it() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let old = noise(4, 2 * MIB);
+    let file = here.put(ROOT, "file", &old).await;
+    let cut = here.put(ROOT, "cut", &old).await;
+    let gone = here.put(ROOT, "gone", &old).await;
+    let sealed = here.tree.seal().await.unwrap();
+    here.tree.write(file, 10, &noise(5, MIB), false, false).await.unwrap();
+    here.tree.setattr(cut, SetAttr { size: Some(7), ..SetAttr::default() }).await.unwrap();
+    here.tree.unlink(ROOT, &name("gone")).await.unwrap();
+    here.put(ROOT, "new", b"new").await;
+    let root = sealed.inode(ROOT).await.unwrap();
+    let names: Vec<_> = sealed.children(ROOT, &root).await.unwrap().into_iter().map(|(name, ..)| name).collect();
+    assert_eq!(names, [name("cut"), name("file"), name("gone")]);
+    for ino in [file, cut, gone] {
+        let InodeBody::File(data) = sealed.inode(ino).await.unwrap().body else { panic!("a file") };
+        assert_eq!(data.size, old.len() as u64);
+        for index in 0..2 {
+            let bytes = sealed.data().read_chunk(data.local.unwrap(), index, MIB).unwrap();
+            assert!(bytes == old[index as usize * MIB..][..MIB]);
+        }
+    }
+    drop(sealed);
+    let mut now = old.clone();
+    now[10..10 + MIB].copy_from_slice(&noise(5, MIB));
+    assert!(here.read(file, 0..u64::MAX).await == now);
+    assert!(matches!(here.tree.lookup(ROOT, &name("gone")).await, Err(StagingError::NotFound)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_staged_is_found_again_and_a_living_tree_is_held() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    here.put(ROOT, "committed", &noise(1, 300_000)).await;
+    here.commit().await;
+    here.put(ROOT, "staged", &noise(2, 300_000)).await;
+    let dir: &Path = &world.state.path().join("here");
+    assert!(matches!(Tree::dirty_base(dir), Err(StagingError::Busy(_))));
+    drop(here);
+    let again = world.host("here").await;
+    assert!(again.tree.is_dirty());
+    for (file, seed) in [("committed", 1), ("staged", 2)] {
+        let ino = again.tree.lookup(ROOT, &name(file)).await.unwrap().ino;
+        assert!(again.read(ino, 0..u64::MAX).await == noise(seed, 300_000), "{file} reads back");
+    }
+    let report = again.commit().await;
+    assert!(world.bytes(report.bundle, "staged").await == noise(2, 300_000));
+    assert!(world.bytes(report.bundle, "committed").await == noise(1, 300_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_file_without_a_name_lives_until_its_last_release() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let ino = here.put(ROOT, "f", b"still here").await;
+    here.tree.open_file(ino).await.unwrap();
+    here.tree.unlink(ROOT, &name("f")).await.unwrap();
+    assert_eq!(here.read(ino, 0..99).await, b"still here");
+    here.tree.release(ino).await.unwrap();
+    assert!(here.tree.read(ino, 0..99).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hole_is_kept_and_a_cut_file_grows_with_zeros() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let ino = here.put(ROOT, "sparse", b"").await;
+    here.tree.write(ino, 9 * MIB as u64, b"end", false, false).await.unwrap();
+    here.put(ROOT, "cut", &noise(3, 3 * MIB)).await;
+    let report = here.commit().await;
+    assert!(report.new_bytes < 4 * MIB as u64);
+    let mut expected = vec![0; 9 * MIB];
+    expected.extend_from_slice(b"end");
+    assert!(world.bytes(report.bundle, "sparse").await == expected);
+    let there = world.host("there").await;
+    let cut = there.tree.lookup(ROOT, &name("cut")).await.unwrap().ino;
+    for size in [MIB as u64 + 100, 3 * MIB as u64] {
+        there.tree.setattr(cut, SetAttr { size: Some(size), ..SetAttr::default() }).await.unwrap();
+    }
+    let mut expected = noise(3, 3 * MIB)[..MIB + 100].to_vec();
+    expected.resize(3 * MIB, 0);
+    assert!(there.read(cut, 0..u64::MAX).await == expected);
+    let bundle = there.commit().await.bundle;
+    assert!(world.bytes(bundle, "cut").await == expected);
+}
