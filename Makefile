@@ -25,6 +25,7 @@ quickstart: build
 	@scripts/quickstart.sh target/debug/datamon
 
 test: deps
+	@tests/tools.sh
 	$(CARGO) test --workspace
 
 bench: deps

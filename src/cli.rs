@@ -4,6 +4,7 @@ pub mod commit;
 pub mod context;
 pub mod control;
 pub mod host;
+pub mod mount;
 pub mod options;
 pub mod output;
 pub mod umount;
@@ -28,6 +29,8 @@ struct CommandLine {
 enum Command {
     /// Make a bundle of a staging tree
     Commit(commit::CommitArgs),
+    /// Mount a context, a repo, a staging tree or a version
+    Mount(mount::MountArgs),
     /// Commit what changed, and unmount
     Umount(umount::UmountArgs),
     /// The first ioctl of the other commands, in a process that can be left behind
@@ -57,6 +60,7 @@ pub fn main() -> ExitCode {
     };
     match command {
         Command::Commit(args) => output::finish(args.json, commit::run(&args)),
+        Command::Mount(args) => for_mount_8(&host, mount::run(&args, &host)),
         Command::Umount(args) => for_mount_8(&host, umount::run(&args)),
         Command::Submit { verb, path } => output::finish(true, control::submit(&path, &verb)),
         Command::Context(command) => context::run(command, &host),

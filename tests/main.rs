@@ -1,8 +1,9 @@
 //! All integration tests, in one binary: linking rocksdb takes longer than most of them run.
 
 mod suites {
+    mod harness;
+    mod mount;
     mod scripts;
-    mod servers;
-    mod stores;
     mod tidy;
+    mod trees;
 }

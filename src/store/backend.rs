@@ -91,7 +91,6 @@ fn said(chain: &str) -> String {
         Some(text.split_once(&format!("</{name}>"))?.0.to_owned())
     };
     match (element("Code"), element("Message")) {
-        (Some(code), _) if code == "NoSuchBucket" => "there is no such bucket (make it first)".to_owned(),
         (Some(code), Some(message)) => format!("{code}: {message}"),
         // In front of this stand the method and the URL, which say nothing that the key does not.
         _ => chain.rsplit(" - HTTP error: ").next().unwrap_or(chain).to_owned(),
@@ -130,31 +129,8 @@ const S3_NAMES: [(&str, &str); 1] = [("sse", "server_side_encryption")];
 /// Options that are ours: read here, not by object_store.
 const S3_OURS: [&str; 3] = ["profile", "credentials", "ca_file"];
 
-/// The kinds of places of this version.
-enum Scheme {
-    File,
-    S3,
-}
-
-/// The kind of place that `url` names, and the rest; another kind is refused by name.
-fn scheme(url: &str) -> Result<(Scheme, &str), StoreError> {
-    let what = match url.split_once("://") {
-        Some(("file", path)) => return Ok((Scheme::File, path)),
-        Some(("s3", rest)) => return Ok((Scheme::S3, rest)),
-        Some((known @ ("gs" | "az"), _)) => {
-            format!("{url}: {known}:// is not in this version (use file:// or s3://)")
-        }
-        Some((unknown, _)) => format!("{url}: unknown kind of store {unknown}:// (use file:// or s3://)"),
-        None => format!("{url}: not a store's URL (file:///abs/path or s3://bucket/prefix is expected)"),
-    };
-    Err(StoreError::Unsupported { what })
-}
-
-/// Refuses a place of another version, an option that none of these places has, and secrets: by name.
+/// Refuses an option that none of these places has, by name, and secrets.
 pub fn check_options(urls: &[&str], options: &BTreeMap<String, String>) -> Result<(), StoreError> {
-    for url in urls {
-        scheme(url)?;
-    }
     for name in options.keys() {
         if !urls.iter().any(|url| knows(url, name)) {
             let what = format!("{name}: no such store option (endpoint, region, allow_http, profile, … are known)");
@@ -169,10 +145,10 @@ pub fn check_options(urls: &[&str], options: &BTreeMap<String, String>) -> Resul
 }
 
 fn knows(url: &str, option: &str) -> bool {
-    match scheme(url) {
-        Ok((Scheme::File, _)) => option == NETWORK_FILE_SYSTEM,
-        Ok((Scheme::S3, _)) => S3_OURS.contains(&option) || s3_key(option).is_some(),
-        Err(_) => false,
+    match url.split_once("://") {
+        Some(("file", _)) => option == NETWORK_FILE_SYSTEM,
+        Some(("s3", _)) => S3_OURS.contains(&option) || s3_key(option).is_some(),
+        _ => false,
     }
 }
 
@@ -213,9 +189,17 @@ impl Place {
         options: &BTreeMap<String, String>,
         variables: &[(String, String)],
     ) -> Result<Self, StoreError> {
-        match scheme(url)? {
-            (Scheme::File, path) => Self::directory(url, path),
-            (Scheme::S3, rest) => s3::open(url, rest, options, variables),
+        let unsupported = |what: String| StoreError::Unsupported { what };
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| {
+            unsupported(format!("{url}: not a store's URL (file:///abs/path or s3://bucket/prefix is expected)"))
+        })?;
+        match scheme {
+            "file" => Self::directory(url, rest),
+            "s3" => s3::open(url, rest, options, variables),
+            "gs" | "az" => {
+                Err(unsupported(format!("{url}: {scheme}:// is not in this version (use file:// or s3://)")))
+            }
+            _ => Err(unsupported(format!("{url}: unknown kind of store {scheme}:// (use file:// or s3://)"))),
         }
     }
 

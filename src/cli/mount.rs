@@ -1,0 +1,200 @@
+//! `datamon mount`: wires the floors below into the daemon of one mount.
+//!
+//! Everything that can be refused is refused before the mount appears. In the background this process starts itself
+//! again with `-f --child`; the child says one line on its stdout, `ready` or the refusal, and lives on alone.
+
+mod place;
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use clap::Args;
+
+use crate::cli::host::Host;
+use crate::cli::options::{BaseOption, MountOptions};
+use crate::cli::output::{Failure, print_line};
+use crate::content::reader::ContentReader;
+use crate::faults::Faults;
+use crate::fuse::session;
+use crate::local::sys;
+use crate::model::name::ContextName;
+use crate::snapshot::RangeCache;
+use crate::telemetry::{self, Destination};
+use crate::vfs::namespace::{BaseChoice, Settings, Source, Vfs};
+
+/// The arguments of `datamon mount`.
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// Mount options, as for mount(8)
+    #[arg(short = 'o', value_name = "OPT[,OPT...]")]
+    options: Vec<String>,
+    /// Stay in the foreground, log to stderr
+    #[arg(short = 'f', long)]
+    foreground: bool,
+    /// The child of a mount in the background
+    #[arg(long, hide = true)]
+    child: bool,
+    /// What to mount: CONTEXT, CONTEXT/REPO, CONTEXT/REPO/staging, …/labels/NAME, …/bundles/ID
+    source: String,
+    /// Where
+    dir: PathBuf,
+}
+
+/// Mounts; in the foreground until it is unmounted.
+pub fn run(args: &MountArgs, host: &Host) -> Result<(), Failure> {
+    if args.foreground || args.child {
+        let outcome = serve(args, host);
+        if let (true, Err(failure)) = (args.child, &outcome) {
+            print_line(&serde_json::json!([failure.kind, failure.message, failure.remedy]).to_string());
+        }
+        return outcome;
+    }
+    let dir = place::absolute(&args.dir)?;
+    let mut child = Command::new("/proc/self/exe");
+    child.arg("mount").arg("--child");
+    for option in &args.options {
+        child.args(["-o", option]);
+    }
+    child.arg("--").arg(&args.source).arg(&dir);
+    // Nothing of the caller's stays in use: not its directory, its terminal or its pipes.
+    child.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
+    let broken = |why: String| Failure::new("failed", format!("{}: {why}", args.source));
+    let mut child = child.spawn().map_err(|why| broken(why.to_string()))?;
+    let out = child.stdout.take().expect("it was asked for two lines ago");
+    let mut line = String::new();
+    BufReader::new(out).read_line(&mut line).map_err(|why| broken(why.to_string()))?;
+    if line.trim() == "ready" {
+        return Ok(());
+    }
+    let told: Option<(String, String, Option<String>)> = serde_json::from_str(&line).ok();
+    let (kind, message, remedy) =
+        told.ok_or_else(|| broken("the daemon ended before it was ready (mount with -f to see why)".to_owned()))?;
+    Err(Failure { kind: if kind == "usage" { "usage" } else { "failed" }, message, remedy })
+}
+
+/// What a source names: the context, and a path in it.
+fn parse_source(text: &str) -> Result<(ContextName, Source), Failure> {
+    let path = text.strip_prefix("datamon:").unwrap_or(text);
+    if path.starts_with('/') {
+        let sentence = format!("{text}: a source is no path of this host (write datamon:CONTEXT/…, or use mount -c)");
+        return Err(Failure::usage(sentence));
+    }
+    let (context, rest) = path.split_once('/').unwrap_or((path, ""));
+    let name = context.parse().map_err(|why| Failure::usage(format!("{context}: {why}")))?;
+    let source = rest.parse().map_err(|why| Failure::usage(format!("{text}: {why}")))?;
+    Ok((name, source))
+}
+
+fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
+    let root = sys::identity().0 == 0;
+    let options = MountOptions::parse(&args.options, root).map_err(Failure::usage)?;
+    let (name, source) = parse_source(&args.source)?;
+    let mut context = host.places.context(&name)?;
+    context.options.extend(options.store.clone());
+    let state = options.state.clone().unwrap_or_else(|| host.places.state.clone());
+    let dir = place::mount_point(&args.dir)?;
+    place::check(&dir, &state, host)?;
+    start_log(args, host, &options, &state, context.name.as_str())?;
+    if args.child {
+        sys::new_session();
+    }
+    // Before any thread is started, so that all of them leave these signals to the one that waits.
+    let terminated = sys::catch_termination();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|why| Failure::new("failed", format!("threads: {why}")))?;
+
+    let read_only = options.read_only || matches!(source, Source::Bundle(..) | Source::Label(..));
+    let settings = settings(args, host, &options, &context.name, state.join(context.id.to_string()), read_only)?;
+    let store =
+        context.open(&host.environment, &options.store, options.timeout, host.clock.clone(), host.entropy.clone());
+    let store = store.map_err(|why| Failure::from(why).about(&args.source))?;
+    let reader = ContentReader::new(store.clone(), options.memory / 4);
+    let ranges = RangeCache::new(options.memory / 8);
+    let vfs = runtime.block_on(Vfs::new(store, reader, ranges, settings, source));
+    let vfs = vfs.map_err(|why| Failure::new("failed", format!("{}: {why}", args.source)))?;
+
+    let config = session::MountConfig {
+        source: args.source.clone(),
+        dir: dir.clone(),
+        read_only,
+        allow_other: options.allow_other,
+        default_permissions: options.default_permissions,
+        suid: options.suid,
+        dev: options.dev,
+        exec: options.exec,
+    };
+    let session = session::mount(vfs, &config, runtime.handle().clone());
+    let session = session.map_err(|why| Failure::new("failed", format!("{}: {why}", dir.display())))?;
+    if root {
+        place::remember(&args.source, &dir);
+    }
+    let leaving = dir.clone();
+    std::thread::spawn(move || {
+        let signal = terminated();
+        tracing::info!(signal, "unmounting; what changed stays staged");
+        place::detach(&leaving);
+    });
+    if args.child {
+        print_line("ready");
+        let _ = std::io::stdout().flush();
+    }
+    let outcome = session.serve();
+    tracing::info!("unmounted");
+    outcome.map_err(|why| Failure::new("failed", format!("{}: {why}", dir.display())))
+}
+
+fn start_log(
+    args: &MountArgs,
+    host: &Host,
+    options: &MountOptions,
+    state: &Path,
+    context: &str,
+) -> Result<(), Failure> {
+    let file = options.log.clone();
+    let destination = match (file, args.child) {
+        (Some(file), _) => Destination::File(file),
+        (None, true) => Destination::File(state.join("log").join(format!("{context}.log"))),
+        (None, false) => Destination::Stderr,
+    };
+    let started = telemetry::start(&destination, host.environment.get("DATAMON_LOG"));
+    started.map_err(|why| Failure::new("failed", format!("log: {why} (choose another place: -o log=FILE)")))
+}
+
+fn settings(
+    args: &MountArgs,
+    host: &Host,
+    options: &MountOptions,
+    context: &ContextName,
+    state: PathBuf,
+    read_only: bool,
+) -> Result<Settings, Failure> {
+    let faults = match host.environment.get("DATAMON_FAULT") {
+        None => Faults::none(),
+        Some(name) => Faults::kill_at(name.trim_end_matches(":kill"))
+            .ok_or_else(|| Failure::usage(format!("DATAMON_FAULT={name}: no such place")))?,
+    };
+    let (uid, gid) = sys::identity();
+    Ok(Settings {
+        context: context.to_string(),
+        source: args.source.clone(),
+        read_only,
+        state,
+        stage: options.stage.parse().map_err(|why| Failure::usage(format!("stage={}: {why}", options.stage)))?,
+        base: match &options.base {
+            BaseOption::Latest => BaseChoice::Latest,
+            BaseOption::Empty => BaseChoice::Nothing,
+            BaseOption::Named(name) => BaseChoice::Named(name.clone()),
+        },
+        refresh: options.refresh,
+        owner: (options.uid.unwrap_or(uid), options.gid.unwrap_or(gid)),
+        who: place::who(host),
+        sync_commits: options.commit_at_sync,
+        message: options.message.clone(),
+        labels: options.labels.clone(),
+        fail_if_diverged: options.fail_if_diverged,
+        faults: Arc::new(faults),
+    })
+}

@@ -1,0 +1,110 @@
+//! Where a mount appears: which places are refused, and what the host remembers of it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::cli::host::Host;
+use crate::cli::output::Failure;
+use crate::cli::umount;
+use crate::local::sys;
+
+/// FUSE's number in statfs(2).
+const FUSE_MAGIC: i64 = 0x6573_5546;
+/// Where umount(8) looks for the helper of a mount.
+const UTAB: &str = "/run/mount/utab";
+
+/// The path without a look at it: a mount whose daemon died cannot be looked at.
+pub fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(dir).map_err(|why| Failure::new("failed", format!("{}: {why}", dir.display())))
+}
+
+/// The mount point, after a dead mount of ours in its place was taken away.
+pub fn mount_point(dir: &Path) -> Result<PathBuf, Failure> {
+    let dir = absolute(dir)?;
+    let refused = |why: String| Failure::new("failed", format!("{}: {why}", dir.display()));
+    if fs::metadata(&dir).is_err_and(|why| why.kind() == io::ErrorKind::NotConnected) {
+        let ours = umount::mounts()?.iter().any(|mounted| mounted.dir == dir && mounted.kind == "fuse.datamon");
+        if ours {
+            detach(&dir);
+        }
+    }
+    let real = fs::canonicalize(&dir).map_err(|why| refused(why.to_string()))?;
+    if !real.is_dir() {
+        return Err(refused("not a directory".to_owned()));
+    }
+    Ok(real)
+}
+
+/// Refuses a mount that would hide its own files, and a state directory that is itself on FUSE.
+pub fn check(dir: &Path, state: &Path, host: &Host) -> Result<(), Failure> {
+    let refused = |why: String| Failure::new("failed", format!("{}: {why}", dir.display()));
+    let made = fs::create_dir_all(state);
+    made.map_err(|why| Failure::new("failed", format!("{}: {why} (choose another: -o state=DIR)", state.display())))?;
+    let state = fs::canonicalize(state).map_err(|why| refused(why.to_string()))?;
+    let ours = [&state, &host.places.cache].into_iter().chain(&host.places.contexts);
+    for place in ours {
+        if place.starts_with(dir) {
+            return Err(refused(format!("holds datamon's own files in {} (mount elsewhere)", place.display())));
+        }
+    }
+    let on_fuse = sys::file_system(&state).is_ok_and(|found| found.kind == FUSE_MAGIC);
+    if on_fuse {
+        let sentence = format!("{}: the state directory is on FUSE (choose another: -o state=DIR)", state.display());
+        return Err(Failure::new("failed", sentence));
+    }
+    Ok(())
+}
+
+/// Takes a mount away without asking anybody.
+pub fn detach(dir: &Path) {
+    let root = sys::identity().0 == 0;
+    let mut command = Command::new(if root { "umount" } else { "fusermount3" });
+    let words = if root { ["-i", "-l"] } else { ["-u", "-z"] };
+    if let Err(why) = command.args(words).arg("--").arg(dir).output() {
+        tracing::error!(%why, dir = %dir.display(), "cannot be unmounted");
+    }
+}
+
+/// Tells umount(8) to call our helper for this mount. Without it umount still works, but commits nothing.
+pub fn remember(source: &str, dir: &Path) {
+    let append = || -> io::Result<()> {
+        fs::create_dir_all("/run/mount")?;
+        let lock = File::options().create(true).append(true).open(format!("{UTAB}.lock"))?;
+        lock.lock()?;
+        let mut table = File::options().create(true).append(true).open(UTAB)?;
+        table.write_all(utab_line(source, dir).as_bytes())
+    };
+    if let Err(why) = append() {
+        tracing::warn!(%why, "umount(8) will not know our helper: use `datamon umount`");
+    }
+}
+
+fn utab_line(source: &str, dir: &Path) -> String {
+    let escape = |text: &str| {
+        let escaped = |c: char| if " \t\n\\".contains(c) { format!("\\{:03o}", u32::from(c)) } else { c.to_string() };
+        text.chars().map(escaped).collect::<String>()
+    };
+    let dir = dir.to_string_lossy();
+    format!("SRC={} TARGET={} ROOT=/ OPTS=helper=datamon\n", escape(source), escape(&dir))
+}
+
+/// Who commits: user and host.
+pub fn who(host: &Host) -> String {
+    let user = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| host.environment.get(name));
+    let user = user.map_or_else(|| format!("uid {}", host.environment.uid), str::to_owned);
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{user}@{}", name.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_for_umount_8_names_our_helper_and_escapes_spaces() {
+        let line = utab_line("prod/census", Path::new("/mnt/a b"));
+        assert_eq!(line, "SRC=prod/census TARGET=/mnt/a\\040b ROOT=/ OPTS=helper=datamon\n");
+    }
+}

@@ -1,0 +1,196 @@
+//! What mount tests stand on: a mount and process namespace of their own, hosts, and stores.
+//!
+//! A test that mounts runs again in a child whose mounts nobody else sees and whose processes all end with it, so a
+//! failing test leaves nothing behind: no mount, no daemon, no server.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const INSIDE: &str = "DATAMON_TEST_INSIDE";
+
+/// Whether the test goes on: true in the child, whose outcome the parent takes for its own.
+pub fn inside(test: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let namespaces = ["-m", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let child = Command::new("unshare")
+        .args(namespaces)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("suites::{test}"), "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1")
+        .output()
+        .expect("unshare runs (util-linux)");
+    let (out, err) = (String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+    assert!(child.status.success(), "{test} failed in its namespace:\n{out}\n{err}");
+    assert!(out.contains("1 passed"), "{test} did not run in its namespace:\n{out}");
+    false
+}
+
+/// A scratch directory that goes with its owner.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("datamon-test.").tempdir().unwrap()
+}
+
+/// A command that has to succeed; answers what it printed.
+pub fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|why| panic!("{command:?}: {why}"));
+    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, text(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Everything a command said.
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// A host: configuration, state and cache of its own.
+pub struct Host {
+    dir: PathBuf,
+    variables: Vec<(String, String)>,
+}
+
+impl Host {
+    pub fn new(dir: &Path) -> Self {
+        std::fs::create_dir_all(dir).unwrap();
+        Self { dir: dir.to_owned(), variables: Vec::new() }
+    }
+
+    pub fn with(mut self, variables: &[(&str, &str)]) -> Self {
+        self.variables.extend(variables.iter().map(|(name, value)| (name.to_string(), value.to_string())));
+        self
+    }
+
+    /// A call of datamon on this host.
+    pub fn datamon<const N: usize>(&self, arguments: [&str; N]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_datamon"));
+        for place in ["config", "state", "cache"] {
+            command.env(format!("DATAMON_{}_DIR", place.to_uppercase()), self.dir.join(place));
+        }
+        // Never a cloud's metadata address.
+        command.env("AWS_EC2_METADATA_DISABLED", "true").env("HOME", &self.dir);
+        command.envs(self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        command.args(arguments);
+        command
+    }
+
+    /// Mounts `source` at a new directory of this host.
+    pub fn mount(&self, source: &str, options: &str) -> PathBuf {
+        let name = format!("mnt-{}", source.replace('/', "-"));
+        let dir = self.dir.join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        run(&mut self.datamon(["mount", source, dir.to_str().unwrap(), "-o", options]));
+        dir
+    }
+
+    pub fn umount(&self, dir: &Path) {
+        run(&mut self.datamon(["umount", dir.to_str().unwrap()]));
+    }
+
+    /// Process ids of the daemons that serve `dir`.
+    pub fn daemons(&self, dir: &Path) -> Vec<u32> {
+        let dir = dir.to_str().unwrap();
+        let pids =
+            std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let serves = |pid: &u32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<_> = line.split(|byte| *byte == 0).collect();
+            words.contains(&&b"--child"[..]) && words.contains(&dir.as_bytes())
+        };
+        pids.filter(serves).collect()
+    }
+}
+
+/// Waits until `done`, or fails after `limit`.
+pub fn until(limit: Duration, what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A store that a context can be made in.
+pub struct Place {
+    pub url: String,
+    pub options: Vec<String>,
+    pub variables: Vec<(&'static str, &'static str)>,
+    server: Option<Child>,
+}
+
+impl Place {
+    /// A directory.
+    pub fn directory(dir: &Path) -> Self {
+        Self { url: format!("file://{}", dir.display()), options: vec![], variables: vec![], server: None }
+    }
+
+    /// A bucket on a real S3 server of this test's own (tests/tools.sh).
+    pub fn s3(dir: &Path) -> Self {
+        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools/venv/bin/ministack");
+        assert!(tools.exists(), "{}: missing (run tests/tools.sh, as `make test` does)", tools.display());
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        std::fs::create_dir_all(dir).unwrap();
+        let server = Command::new(tools)
+            .current_dir(dir)
+            .envs([("BIND_HOST", "127.0.0.1"), ("SERVICES", "s3"), ("GATEWAY_PORT", &port.to_string())])
+            .envs([("S3_PERSIST", "1"), ("S3_DATA_DIR", dir.to_str().unwrap())])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        until(Duration::from_secs(30), "S3 server", || put_bucket(port, "bucket"));
+        Self {
+            url: "s3://bucket/prefix".into(),
+            options: vec![
+                format!("endpoint=http://127.0.0.1:{port}"),
+                "allow_http=true".into(),
+                "region=us-east-1".into(),
+            ],
+            variables: vec![("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")],
+            server: Some(server),
+        }
+    }
+
+    /// A host on which the context `prod` in this store is known, made there by `verb` (create or add).
+    pub fn host(&self, dir: &Path, verb: &str) -> Host {
+        let host = Host::new(dir).with(&self.variables);
+        let mut command = match verb {
+            "create" => host.datamon(["context", "create", "prod", "--store", &self.url]),
+            _ => host.datamon(["context", "add", &self.url]),
+        };
+        for option in &self.options {
+            command.args(["--option", option]);
+        }
+        run(&mut command);
+        host
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(server) = &mut self.server {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+    }
+}
+
+fn put_bucket(port: u16, name: &str) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    let request = format!("PUT /{name} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let mut answer = String::new();
+    stream.write_all(request.as_bytes()).is_ok()
+        && stream.read_to_string(&mut answer).is_ok()
+        && answer.starts_with("HTTP/1.1 200")
+}
+
+/// What rsync would still have to do to make `copy` the same as `original`: nothing, when all is well.
+pub fn differences(original: &Path, copy: &Path) -> String {
+    let from = format!("{}/", original.display());
+    let to = format!("{}/", copy.display());
+    run(Command::new("rsync").args(["-aHAXn", "--checksum", "--delete", "--itemize-changes", "--specials", &from, &to]))
+}

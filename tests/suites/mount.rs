@@ -1,0 +1,252 @@
+//! The main job through the kernel: a tree goes in through staging, becomes a bundle, and comes back elsewhere.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::harness::{Host, Place, differences, inside, run, scratch, text, until};
+use super::trees;
+
+fn sync(dir: &Path) {
+    run(Command::new("sync").arg(dir));
+}
+
+/// Makes the repo `census` on a mount of the whole context, and copies `tree` into its staging tree.
+fn copy_in(mnt: &Path, tree: &Path) -> PathBuf {
+    let staging = mnt.join("census/staging");
+    if !mnt.join("census").exists() {
+        fs::create_dir(mnt.join("census")).unwrap();
+    }
+    run(Command::new("cp").arg("-a").arg(format!("{}/.", tree.display())).arg(&staging));
+    staging
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn data_packs(store: &Path) -> Vec<PathBuf> {
+    let found = run(Command::new("find").arg(store).args(["-type", "f", "-path", "*/data/*"]));
+    found.lines().map(PathBuf::from).collect()
+}
+
+fn main_job(place: &Place, dir: &Path) {
+    let tree = dir.join("tree");
+    trees::make(&tree);
+    let one = place.host(&dir.join("one"), "create");
+    let mnt = one.mount("prod", "rw");
+    let staging = copy_in(&mnt, &tree);
+    assert_eq!(differences(&tree, &staging), "", "what was staged is what was copied");
+    sync(&staging);
+    let bundles = names(&mnt.join("census/bundles"));
+    assert_eq!(bundles.len(), 1, "{bundles:?}");
+    assert_eq!(names(&mnt.join("census/labels")), ["latest"]);
+    assert_eq!(differences(&tree, &mnt.join("census/labels/latest")), "");
+
+    let two = place.host(&dir.join("two"), "add");
+    let other = two.mount(&format!("prod/census/bundles/{}", bundles[0]), "ro");
+    assert_eq!(differences(&tree, &other), "", "another host sees the same");
+    two.umount(&other);
+    one.umount(&mnt);
+    assert!(!mnt.join("census").exists(), "nothing is mounted any more");
+}
+
+#[test]
+fn a_tree_with_every_edge_comes_back_from_a_directory() {
+    if !inside("mount::a_tree_with_every_edge_comes_back_from_a_directory") {
+        return;
+    }
+    let dir = scratch();
+    main_job(&Place::directory(&dir.path().join("store")), dir.path());
+}
+
+#[test]
+fn a_tree_with_every_edge_comes_back_from_a_real_s3_server() {
+    if !inside("mount::a_tree_with_every_edge_comes_back_from_a_real_s3_server") {
+        return;
+    }
+    let dir = scratch();
+    main_job(&Place::s3(&dir.path().join("server")), dir.path());
+}
+
+fn small_tree(dir: &Path) -> PathBuf {
+    let tree = dir.join("small");
+    fs::create_dir_all(tree.join("tables")).unwrap();
+    for n in 0..50 {
+        fs::write(tree.join("tables").join(format!("{n}.csv")), format!("region,people\n{n},41\n").repeat(n + 1))
+            .unwrap();
+    }
+    fs::write(tree.join("large"), (0..3_000_000u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>()).unwrap();
+    tree
+}
+
+#[test]
+fn the_same_tree_copied_in_again_stores_no_new_data() {
+    if !inside("mount::the_same_tree_copied_in_again_stores_no_new_data") {
+        return;
+    }
+    let dir = scratch();
+    let store = dir.path().join("store");
+    let place = Place::directory(&store);
+    let tree = small_tree(dir.path());
+    let one = place.host(&dir.path().join("one"), "create");
+    let mnt = one.mount("prod", "rw");
+    sync(&copy_in(&mnt, &tree));
+    let packs = data_packs(&store);
+    assert!(!packs.is_empty());
+    fs::remove_dir_all(mnt.join("census/staging/tables")).unwrap();
+    sync(&copy_in(&mnt, &tree));
+    assert_eq!(data_packs(&store), packs, "the same host again");
+    one.umount(&mnt);
+
+    let two = place.host(&dir.path().join("two"), "add");
+    let other = two.mount("prod", "rw");
+    sync(&copy_in(&other, &tree));
+    assert_eq!(data_packs(&store), packs, "another host");
+    two.umount(&other);
+}
+
+#[test]
+fn two_hosts_commit_in_turn_and_nothing_is_dropped() {
+    if !inside("mount::two_hosts_commit_in_turn_and_nothing_is_dropped") {
+        return;
+    }
+    let dir = scratch();
+    let place = Place::directory(&dir.path().join("store"));
+    let one = place.host(&dir.path().join("one"), "create");
+    let two = place.host(&dir.path().join("two"), "add");
+    let (a, b) = (one.mount("prod", "refresh=100ms"), two.mount("prod", "refresh=100ms"));
+    fs::create_dir(a.join("census")).unwrap();
+    for round in 0..3 {
+        for (name, mnt) in [("one", &a), ("two", &b)] {
+            std::thread::sleep(Duration::from_millis(300));
+            let staging = mnt.join("census/staging");
+            fs::write(staging.join(format!("{name}-{round}")), name).unwrap();
+            sync(&staging);
+        }
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let all = ["one-0", "one-1", "one-2", "two-0", "two-1", "two-2"];
+    assert_eq!(names(&a.join("census/labels/latest")), all);
+    assert_eq!(names(&b.join("census/bundles")).len(), 6);
+    one.umount(&a);
+    two.umount(&b);
+}
+
+#[test]
+fn a_killed_daemon_loses_nothing_that_was_written() {
+    if !inside("mount::a_killed_daemon_loses_nothing_that_was_written") {
+        return;
+    }
+    let dir = scratch();
+    let place = Place::directory(&dir.path().join("store"));
+    let tree = small_tree(dir.path());
+    let one = place.host(&dir.path().join("one"), "create");
+    let mnt = one.mount("prod", "rw");
+    copy_in(&mnt, &tree);
+    let daemons = one.daemons(&mnt);
+    assert_eq!(daemons.len(), 1);
+    run(Command::new("kill").args(["-9", &daemons[0].to_string()]));
+    until(Duration::from_secs(10), "the daemon's end", || one.daemons(&mnt).is_empty());
+    // Mounting again over the dead mount replaces it.
+    let again = one.mount("prod", "rw");
+    assert_eq!(differences(&tree, &again.join("census/staging")), "");
+    sync(&again.join("census/staging"));
+    assert_eq!(differences(&tree, &again.join("census/labels/latest")), "");
+    one.umount(&again);
+}
+
+#[test]
+fn a_commit_killed_at_any_step_is_finished_by_the_next_mount() {
+    if !inside("mount::a_commit_killed_at_any_step_is_finished_by_the_next_mount") {
+        return;
+    }
+    for point in datamon::faults::FaultPoint::ALL {
+        let dir = scratch();
+        let place = Place::directory(&dir.path().join("store"));
+        let tree = small_tree(dir.path());
+        let host = place.host(&dir.path().join("one"), "create");
+        let doomed = Host::new(&dir.path().join("one")).with(&[("DATAMON_FAULT", point.name())]);
+        let mnt = doomed.mount("prod", "rw");
+        let staging = copy_in(&mnt, &tree);
+        assert!(!Command::new("sync").arg(&staging).output().unwrap().status.success(), "{}", point.name());
+        until(Duration::from_secs(10), "the daemon's end", || doomed.daemons(&mnt).is_empty());
+        let mnt = host.mount("prod", "rw");
+        sync(&mnt.join("census/staging"));
+        assert_eq!(names(&mnt.join("census/bundles")).len(), 1, "{}: once, and once only", point.name());
+        assert_eq!(differences(&tree, &mnt.join("census/labels/latest")), "", "{}", point.name());
+        host.umount(&mnt);
+    }
+}
+
+#[test]
+fn umount_commits_what_changed_and_a_signal_keeps_it_staged() {
+    if !inside("mount::umount_commits_what_changed_and_a_signal_keeps_it_staged") {
+        return;
+    }
+    let dir = scratch();
+    let place = Place::directory(&dir.path().join("store"));
+    let one = place.host(&dir.path().join("one"), "create");
+    let mnt = one.mount("prod", "rw");
+    fs::create_dir(mnt.join("census")).unwrap();
+    fs::write(mnt.join("census/staging/a"), "a").unwrap();
+    run(Command::new("kill").arg(one.daemons(&mnt)[0].to_string()));
+    until(Duration::from_secs(10), "the daemon's end", || one.daemons(&mnt).is_empty());
+    let mnt = one.mount("prod", "rw");
+    assert!(names(&mnt.join("census/bundles")).is_empty());
+    assert_eq!(names(&mnt.join("census/staging")), ["a"]);
+    one.umount(&mnt);
+    let mnt = one.mount("prod", "rw");
+    assert_eq!(names(&mnt.join("census/labels/latest")), ["a"]);
+    one.umount(&mnt);
+}
+
+#[test]
+fn commit_prints_the_bundle_and_sets_its_label() {
+    if !inside("mount::commit_prints_the_bundle_and_sets_its_label") {
+        return;
+    }
+    let dir = scratch();
+    let place = Place::directory(&dir.path().join("store"));
+    let one = place.host(&dir.path().join("one"), "create");
+    let mnt = one.mount("prod", "rw");
+    fs::create_dir(mnt.join("census")).unwrap();
+    let staging = mnt.join("census/staging");
+    fs::write(staging.join("a"), "a").unwrap();
+    let path = staging.to_str().unwrap();
+    let id = run(&mut one.datamon(["commit", "-m", "first", "-l", "v1", path]));
+    assert_eq!(names(&mnt.join("census/bundles")), [id.trim()]);
+    assert_eq!(names(&mnt.join("census/labels")), ["latest", "v1"]);
+    let again = run(&mut one.datamon(["commit", "--json", path]));
+    assert!(again.contains("\"changed\":false") && again.contains(id.trim()), "{again}");
+    one.umount(&mnt);
+}
+
+#[test]
+fn what_is_wrong_is_said_before_a_mount_appears() {
+    if !inside("mount::what_is_wrong_is_said_before_a_mount_appears") {
+        return;
+    }
+    let dir = scratch();
+    let place = Place::directory(&dir.path().join("store"));
+    let one = place.host(&dir.path().join("one"), "create");
+    let mnt = dir.path().join("mnt");
+    fs::create_dir(&mnt).unwrap();
+    let at = mnt.to_str().unwrap();
+    for (source, options, code, said) in [
+        ("nowhere", "rw", 1, "no such context"),
+        ("prod/nothing", "rw", 1, "nothing"),
+        ("prod", "colour=red", 2, "colour: unknown mount option"),
+        ("/prod", "rw", 2, "datamon:"),
+    ] {
+        let output = one.datamon(["mount", source, at, "-o", options]).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{source} -o {options}: {}", text(&output));
+        assert!(text(&output).contains(said), "{source} -o {options}: {}", text(&output));
+        assert_eq!(text(&output).lines().count(), 1, "{}", text(&output));
+        assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(at));
+    }
+}
