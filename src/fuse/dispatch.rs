@@ -279,7 +279,7 @@ fn finish<T, R: Answer<T>>(vfs: &Vfs, outcome: Result<T, VfsError>, reply: R) {
         Err(error) => {
             let errno = error.errno();
             // What a program meets every day is its own business; what points at a disk, a store or damage is told.
-            if matches!(errno, libc::EIO | libc::ETIMEDOUT | libc::ESTALE | libc::ENOSPC | libc::EBUSY) {
+            if error.is_worth_telling() {
                 tracing::warn!(%error, "refused");
                 vfs.note_error(&error.to_string());
             }
@@ -713,13 +713,13 @@ impl Filesystem for Dispatch {
                     if caller.uid != 0 && !vfs.may_write(ino.0, caller).await {
                         return Err(VfsError::NotPermitted);
                     }
-                    encoded(&vfs.submit(ino.0, verb)?)
+                    encoded(job::encode(&vfs.submit(ino.0, verb)?))
                 };
                 self.answer(request, future, reply);
             }
             job::WAIT => {
                 let Some(job) = job::decode::<job::Job>(input) else { return reply.error(Errno::EINVAL) };
-                self.answer(request, async move { encoded(&vfs.wait(job).await?) }, reply);
+                self.answer(request, async move { encoded(job::encode(&vfs.wait(job).await?)) }, reply);
             }
             _ => reply.error(Errno::ENOTTY),
         }
@@ -799,8 +799,8 @@ async fn open(vfs: &Vfs, ino: u64, for_writing: bool, truncate: bool) -> Result<
     })
 }
 
-fn encoded<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, VfsError> {
-    let buffer = job::encode(value).ok_or_else(|| VfsError::Failed("an answer of over 4 KiB".to_owned()))?;
+fn encoded(buffer: Option<[u8; job::BUFFER_BYTES]>) -> Result<Vec<u8>, VfsError> {
+    let buffer = buffer.ok_or_else(|| VfsError::Failed("an answer of over 4 KiB".to_owned()))?;
     Ok(buffer.to_vec())
 }
 

@@ -2,9 +2,11 @@
 //!
 //! Root mounts by its own mount(2) and serves the descriptor (ADR 3); an ordinary user goes through fusermount3.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -66,6 +68,14 @@ pub fn mount(vfs: Arc<Vfs>, config: &MountConfig, runtime: tokio::runtime::Handl
             // A file that is no longer known to the kernel has no mapped pages.
             let _ = notifier.inval_inode(fuser::INodeNo(ino), 0, 0);
         }
+    }));
+    let notifier = session.notifier();
+    vfs.set_forget_names(Arc::new(move |directory, names| {
+        for name in names {
+            // What the kernel does not know it need not forget.
+            let _ = notifier.inval_entry(fuser::INodeNo(directory), OsStr::from_bytes(name.as_bytes()));
+        }
+        let _ = notifier.inval_inode(fuser::INodeNo(directory), 0, 0);
     }));
     raise_read_ahead(&config.dir);
     Ok(Session { session })

@@ -276,6 +276,18 @@ impl Committer {
         })
     }
 
+    /// Lets a clean tree start from `snapshot` instead of `parent`; `false` if it has changes by now, or another parent.
+    pub async fn follow(&self, parent: Option<BundleId>, snapshot: Arc<Snapshot>) -> Result<bool, CommitError> {
+        let Ok(_running) = self.running.try_lock() else { return Ok(false) };
+        let is_parent = self.parent().map(|parent| parent.descriptor().bundle) == parent;
+        if !is_parent || !self.tree.rebase(snapshot.clone()).await? {
+            return Ok(false);
+        }
+        self.journal.finish(Some((snapshot.descriptor().bundle, snapshot.hash())))?;
+        self.set_parent(Some(snapshot));
+        Ok(true)
+    }
+
     /// Nothing was changed: the answer is what the tree follows, and labels are set on that.
     async fn unchanged(&self, request: &CommitRequest) -> Result<CommitReport, CommitError> {
         let parent = self.parent().ok_or(CommitError::NothingStaged)?;

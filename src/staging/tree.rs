@@ -1177,6 +1177,41 @@ impl Tree {
         Ok(true)
     }
 
+    /// Gives a clean tree another base; `false` if it has changes, open files or a sealed instant.
+    ///
+    /// Numbers of the old base's entries mean nothing afterwards, but for the root's.
+    pub async fn rebase(&self, snapshot: Arc<Snapshot>) -> Result<bool, StagingError> {
+        let _changing = self.changing.lock().await;
+        let is_open = !self.open.lock().expect("nothing panics while it holds the open files").is_empty();
+        let is_sealed = self.sealed.lock().expect("nothing panics while it holds the seal").upgrade().is_some();
+        if self.is_dirty() || is_open || is_sealed {
+            return Ok(false);
+        }
+        let old = self.base();
+        let generation = ((old.generation + 1) % (1 << 14)).max(1);
+        let mut batch = Batch::default();
+        let mut unused = Vec::new();
+        for family in [Family::Inodes, Family::Names, Family::Extents] {
+            for (key, value) in self.db.prefix(family, b"", b"", usize::MAX)? {
+                if family == Family::Inodes
+                    && let InodeBody::File(file) = Inode::decode(&value)?.body
+                {
+                    unused.push(file.local);
+                }
+                batch.delete(family, key);
+            }
+        }
+        batch.put(Family::Meta, &b"generation"[..], generation.to_be_bytes());
+        batch.put(Family::Meta, &b"base"[..], snapshot.descriptor().bundle.to_string());
+        self.db.write_durably(batch)?;
+        let base = Base { snapshot: Some(snapshot), generation, root: old.root };
+        *self.base.write().expect("nothing panics while it holds the base") = Arc::new(base);
+        for data in unused {
+            self.forget_data(data);
+        }
+        Ok(true)
+    }
+
     /// Free and used space of the disk under the state directory.
     pub fn statfs(&self) -> Result<sys::FileSystem, StagingError> {
         Ok(sys::file_system(&self.config.dir)?)

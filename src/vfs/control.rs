@@ -13,7 +13,7 @@ use super::{Found, Shared, Ttl, Vfs};
 use crate::model::clock::Timestamp;
 use crate::model::entry::{Attributes, FileKind};
 use crate::model::job::{Committed, Job, Progress, Verb};
-use crate::model::name::LabelName;
+use crate::model::name::{FileName, LabelName};
 use crate::staging::commit::{CommitReport, CommitRequest, Committer};
 use crate::staging::inode::ROOT;
 use crate::staging::tree::{Caller, NodeAttr};
@@ -39,6 +39,7 @@ pub struct Control {
     frozen: AtomicBool,
     writers: Shared<HashMap<Ino, u32>>,
     flush: std::sync::OnceLock<super::namespace::FlushMapped>,
+    forget: std::sync::OnceLock<super::namespace::ForgetNames>,
 }
 
 impl Vfs {
@@ -245,6 +246,20 @@ impl Vfs {
     pub fn set_flush_mapped(&self, flush: super::namespace::FlushMapped) {
         // A second session over one Vfs does not exist; the first one's answer stays.
         let _ = self.control.flush.set(flush);
+    }
+
+    /// Says how the kernel is told to forget names.
+    pub fn set_forget_names(&self, forget: super::namespace::ForgetNames) {
+        // As above.
+        let _ = self.control.forget.set(forget);
+    }
+
+    /// On a thread of its own: the kernel may hold a directory's lock for a request that we have not answered yet.
+    pub(super) async fn forget_names(&self, directory: Ino, names: Vec<FileName>) {
+        if let Some(forget) = self.control.forget.get().cloned() {
+            // A panic there is logged there; the names then live on until they are asked for.
+            let _ = tokio::task::spawn_blocking(move || forget(directory, names)).await;
+        }
     }
 
     async fn flush_mapped(&self) {

@@ -75,6 +75,11 @@ pub enum VfsError {
 }
 
 impl VfsError {
+    /// Whether it points at a disk, a store or damage, and belongs into the log.
+    pub fn is_worth_telling(&self) -> bool {
+        matches!(self.errno(), EIO | ETIMEDOUT | ESTALE | ENOSPC | EBUSY)
+    }
+
     /// The errno that a local file system would give.
     pub fn errno(&self) -> i32 {
         match self {

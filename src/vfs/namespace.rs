@@ -111,11 +111,18 @@ struct Names {
     numbers: HashMap<NameNode, Ino>,
 }
 
+/// Names of a tree's root that the kernel is told to forget; further ones it asks for again after their time.
+const NAMES_MAX: usize = 1 << 20;
+/// How long a walk to a staging tree may wait for news of `latest`.
+const FOLLOW_LIMIT: Duration = Duration::from_secs(2);
 /// The first number of the table; 1 is the root's.
 const FIRST_NAME: Ino = 2;
 
 /// Called before an instant is sealed, with the files that are open for writing: stores through mmap are to be written.
 pub type FlushMapped = Box<dyn Fn(Vec<Ino>) + Send + Sync>;
+
+/// Called when a tree has another base: the kernel shall forget these names in that directory.
+pub type ForgetNames = Arc<dyn Fn(Ino, Vec<FileName>) + Send + Sync>;
 
 /// The file system of one mount. See the module above.
 pub struct Vfs {
@@ -345,6 +352,45 @@ impl Vfs {
         Ok(committer.await?)
     }
 
+    /// Lets a clean tree follow `latest`. A store that does not answer keeps nobody from the tree for long.
+    async fn follow_latest(&self, slot: usize, repo: &RepoKey) {
+        match tokio::time::timeout(FOLLOW_LIMIT, self.try_follow(slot, repo)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "staging stays on its base"),
+            Err(_) => tracing::warn!("staging stays on its base: the store does not answer"),
+        }
+    }
+
+    async fn try_follow(&self, slot: usize, repo: &RepoKey) -> Result<(), VfsError> {
+        let committer = self.committer(slot)?.1;
+        let parent = committer.parent().map(|parent| parent.descriptor().bundle);
+        let is_followed = |latest: Option<BundleId>| latest.is_none() || latest == parent;
+        if self.settings.base != BaseChoice::Latest
+            || committer.tree().is_dirty()
+            || is_followed(self.refs(repo.id).await?.latest)
+        {
+            return Ok(());
+        }
+        // What was known may be older than our own last commit.
+        self.forget_refs(repo.id);
+        let Some(latest) = self.refs(repo.id).await?.latest.filter(|latest| Some(*latest) != parent) else {
+            return Ok(());
+        };
+        let mut names = self.root_names(&committer).await?;
+        let snapshot = self.open_snapshot(repo.id, latest).await?;
+        if committer.follow(parent, snapshot).await? {
+            names.extend(self.root_names(&committer).await?);
+            self.forget_names(self.to_kernel(Node::staged_ino(slot, ROOT)), names).await;
+        }
+        Ok(())
+    }
+
+    /// The names in a tree's root.
+    async fn root_names(&self, committer: &Committer) -> Result<Vec<FileName>, VfsError> {
+        let listed = committer.tree().list(ROOT, None, NAMES_MAX).await?;
+        Ok(listed.into_iter().map(|(name, ..)| name).collect())
+    }
+
     /// The view that a label leads to now.
     async fn label(&self, repo: &RepoKey, name: &[u8]) -> Result<Option<ViewKey>, VfsError> {
         let Ok(text) = std::str::from_utf8(name) else { return Ok(None) };
@@ -397,7 +443,12 @@ impl Vfs {
 
     async fn staging(&self, repo: &RepoKey) -> Result<Found, VfsError> {
         match self.tree_slot(repo).await {
-            Ok(slot) => Ok(self.getattr(Node::staged_ino(slot, ROOT)).await?),
+            Ok(slot) => {
+                self.follow_latest(slot, repo).await;
+                let found = self.getattr(Node::staged_ino(slot, ROOT)).await?;
+                // The kernel asks again after a second, which is when a clean tree follows.
+                Ok(Found { ttl: Ttl::Short, ..found })
+            }
             Err(VfsError::Staging(StagingError::Busy(_))) => {
                 Ok(self.directory(NameNode::BusyStaging(repo.clone()), Ttl::None))
             }

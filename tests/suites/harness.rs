@@ -81,7 +81,8 @@ impl Host {
     pub fn mount(&self, source: &str, options: &str) -> PathBuf {
         let name = format!("mnt-{}", source.replace('/', "-"));
         let dir = self.dir.join(name);
-        std::fs::create_dir_all(&dir).unwrap();
+        // A dead mount is there, but cannot be looked at: mounting replaces it.
+        let _ = std::fs::create_dir(&dir);
         run(&mut self.datamon(["mount", source, dir.to_str().unwrap(), "-o", options]));
         dir
     }

@@ -30,7 +30,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 fn data_packs(store: &Path) -> Vec<PathBuf> {
-    let found = run(Command::new("find").arg(store).args(["-type", "f", "-path", "*/data/*"]));
+    let found = run(Command::new("find").arg(store).args(["-type", "f", "-path", "*/p/*"]));
     found.lines().map(PathBuf::from).collect()
 }
 
@@ -123,13 +123,13 @@ fn two_hosts_commit_in_turn_and_nothing_is_dropped() {
     fs::create_dir(a.join("census")).unwrap();
     for round in 0..3 {
         for (name, mnt) in [("one", &a), ("two", &b)] {
-            std::thread::sleep(Duration::from_millis(300));
+            std::thread::sleep(Duration::from_millis(1200));
             let staging = mnt.join("census/staging");
             fs::write(staging.join(format!("{name}-{round}")), name).unwrap();
             sync(&staging);
         }
     }
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(1200));
     let all = ["one-0", "one-1", "one-2", "two-0", "two-1", "two-2"];
     assert_eq!(names(&a.join("census/labels/latest")), all);
     assert_eq!(names(&b.join("census/bundles")).len(), 6);
