@@ -1,7 +1,7 @@
 //! Packs: many records in one object, found again by offset.
 //!
 //! ```text
-//! envelope head 52 (kind 2, body length 0) · pack kind u8 · intent 16 · run u64 · seq u32 · BLAKE3 of these 32
+//! envelope head 48 (kind 2, body length 0) · pack kind u8 · intent 16 · run u64 · seq u32 · BLAKE3 of these 32
 //! record, record, …            a record over 64 KiB raw has its proof just in front
 //! footer                       varint records, each {offset u64, stored u32, raw u32, codec u8}
 //!                              varint chunks, each {id 32, record u32, inner u32, length u32}
