@@ -10,4 +10,6 @@ pub mod seal;
 pub mod tree;
 
 #[cfg(test)]
+mod host_tests;
+#[cfg(test)]
 mod tests;

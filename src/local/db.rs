@@ -214,7 +214,19 @@ impl Instant {
 /// A rocksdb snapshot that keeps its database alive: a thread owns both and answers through a channel, because the
 /// snapshot borrows from the database and safe Rust has no struct that holds both.
 struct OwnedSnapshot {
-    ask: std::sync::Mutex<std::sync::mpsc::Sender<Question>>,
+    /// `None` only while this is dropped, which ends the thread.
+    ask: Option<std::sync::Mutex<std::sync::mpsc::Sender<Question>>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for OwnedSnapshot {
+    /// Waits for the thread, which is between two questions: who drops the last instant may open the database again.
+    fn drop(&mut self) {
+        self.ask = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 type Answer = std::sync::mpsc::SyncSender<Result<Pairs, DatabaseError>>;
@@ -228,7 +240,7 @@ impl OwnedSnapshot {
     fn new(db: Arc<Database>) -> Self {
         let (ask, questions) = std::sync::mpsc::channel();
         let (ready, taken) = std::sync::mpsc::sync_channel(0);
-        std::thread::spawn(move || {
+        let thread = std::thread::spawn(move || {
             let snapshot = db.db.snapshot();
             // The maker waits for this: the instant is the moment of the call, not of the thread's start.
             let _ = ready.send(());
@@ -237,12 +249,12 @@ impl OwnedSnapshot {
             }
         });
         taken.recv().expect("the thread takes its snapshot before anything can end it");
-        Self { ask: std::sync::Mutex::new(ask) }
+        Self { ask: Some(std::sync::Mutex::new(ask)), thread: Some(thread) }
     }
 
     fn asked(&self, question: impl FnOnce(Answer) -> Question) -> Result<Pairs, DatabaseError> {
         let (answer, answered) = std::sync::mpsc::sync_channel(1);
-        let ask = self.ask.lock().expect("nothing panics while it asks");
+        let ask = self.ask.as_ref().expect("set until the end").lock().expect("nothing panics while it asks");
         ask.send(question(answer)).expect("the thread lives as long as this sender");
         answered.recv().expect("the thread answers every question")
     }

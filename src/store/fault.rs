@@ -24,6 +24,8 @@ pub enum Fault {
     Fail,
     /// The store does what was asked, but the answer is lost.
     LoseAnswer,
+    /// The store does what was asked; that answer and all later ones are lost, as if the host had died just then.
+    Die,
     /// The store takes this long.
     Delay(Duration),
 }
@@ -89,6 +91,11 @@ impl Faults {
     /// Every request fails from now on, or none.
     pub fn set_stopped(&self, stopped: bool) {
         self.plan().stopped = stopped;
+    }
+
+    /// Whether every request fails now.
+    pub fn is_stopped(&self) -> bool {
+        self.plan().stopped
     }
 
     /// The store overwrites what it should only create: a liar.
@@ -163,6 +170,11 @@ impl FaultStore {
             Some(Fault::LoseAnswer) => {
                 request.await?;
                 Err(failed("connection reset"))
+            }
+            Some(Fault::Die) => {
+                let done = request.await;
+                self.faults.set_stopped(true);
+                done.and(Err(failed("the host has died")))
             }
             Some(Fault::Delay(time)) => {
                 tokio::time::sleep(time).await;
