@@ -392,3 +392,26 @@ async fn a_hole_is_kept_and_a_cut_file_grows_with_zeros() {
     let bundle = there.commit().await.bundle;
     assert!(world.bytes(bundle, "cut").await == expected);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_of_the_base_is_emptied_and_removed_however_many_names_it_had() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let dir = here.mkdir(ROOT, "many").await;
+    for n in 0..3000 {
+        here.put(dir, &format!("f{n:05}"), b"").await;
+    }
+    here.commit().await;
+    let there = world.host("there").await;
+    let dir = there.tree.lookup(ROOT, &name("many")).await.unwrap().ino;
+    for n in 0..2999 {
+        there.tree.unlink(dir, &name(&format!("f{n:05}"))).await.unwrap();
+    }
+    assert!(matches!(there.tree.rmdir(ROOT, &name("many")).await, Err(StagingError::NotEmpty)));
+    assert_eq!(there.tree.list(dir, None, 9).await.unwrap().len(), 1);
+    there.tree.unlink(dir, &name("f02999")).await.unwrap();
+    assert!(there.tree.list(dir, None, 9).await.unwrap().is_empty());
+    there.tree.rmdir(ROOT, &name("many")).await.unwrap();
+    let bundle = there.commit().await.bundle;
+    assert_eq!(world.entry(bundle, "many").await, None);
+}

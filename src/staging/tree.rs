@@ -52,6 +52,8 @@ const STATE_VERSION: &str = "datamon staging 1\n";
 const RESERVE_STEP: u64 = 1 << 16;
 /// Free bytes below which no file data is taken (or an eighth of a smaller file system).
 const FREE_BYTES_MIN: u64 = 128 << 20;
+/// Names read in one step of a list, however few are asked for: whiteouts may fill it.
+const LIST_STEP_MIN: usize = 64;
 /// Bytes written between two looks at the free space.
 const SPACE_CHECK_BYTES: u64 = 8 << 20;
 
@@ -478,13 +480,31 @@ impl Tree {
         if inode.kind() == FileKind::Directory { Ok(inode) } else { Err(StagingError::NotDirectory) }
     }
 
-    /// Up to `max` entries of a directory in bytewise order, after `after`.
+    /// Up to `max` entries of a directory in bytewise order, after `after`; none only at its end.
     pub async fn list(
         &self,
         ino: u64,
         after: Option<&FileName>,
         max: usize,
     ) -> Result<Vec<(FileName, NodeAttr)>, StagingError> {
+        let mut after = after.cloned();
+        loop {
+            // A step full of whiteouts has nothing to show, but the directory may go on behind it.
+            let (entries, next) = self.list_step(ino, after.as_ref(), max.max(LIST_STEP_MIN)).await?;
+            if !entries.is_empty() || next.is_none() {
+                return Ok(entries.into_iter().take(max).collect());
+            }
+            after = next;
+        }
+    }
+
+    /// One step of a list, and where the next one begins if the directory may go on.
+    async fn list_step(
+        &self,
+        ino: u64,
+        after: Option<&FileName>,
+        max: usize,
+    ) -> Result<(Vec<(FileName, NodeAttr)>, Option<FileName>), StagingError> {
         let inode = self.directory(ino).await?;
         let base = self.base();
         let mut merged: BTreeMap<FileName, Option<u64>> = BTreeMap::new();
@@ -523,13 +543,7 @@ impl Tree {
             }
             last_seen = Some(name);
         }
-        // A step full of whiteouts has nothing to show, but the directory may go on.
-        if entries.is_empty()
-            && let (Some(_), Some(last)) = (horizon, last_seen)
-        {
-            return Box::pin(self.list(ino, Some(&last), max)).await;
-        }
-        Ok(entries)
+        Ok((entries, horizon.and(last_seen)))
     }
 
     /// The target of a symlink.
