@@ -79,6 +79,12 @@ struct TableWriter {
     rows: u64,
 }
 
+/// The identity of a file of several chunks and `len` bytes.
+pub fn content_id(len: u64, extents: &[Extent]) -> ContentId {
+    let blocks = extents.chunks(EXTENT_BLOCK_CHUNKS);
+    ContentId::of_blocks(len, blocks.map(|block| BlockId::of(block.iter().map(|extent| extent.id))))
+}
+
 impl TreeWriter {
     /// A writer under `intent`; ranges equal to one of `base` are re-used.
     pub async fn new(
