@@ -86,7 +86,7 @@ fn code() -> Vec<Line> {
     let mut lines = Vec::new();
     for path in files {
         let file = path.strip_prefix(&src).unwrap().to_str().unwrap().to_owned();
-        if file.ends_with("/tests.rs") {
+        if file.ends_with("tests.rs") {
             continue;
         }
         for (index, text) in fs::read_to_string(&path).unwrap().lines().enumerate() {
