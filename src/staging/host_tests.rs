@@ -353,9 +353,7 @@ async fn rise(world: &World, dir: &std::path::Path, n: usize, expected: &BTreeMa
     let link = refs::load(&world.store(&Faults::new()), world.repo).await.unwrap().unwrap();
     let entered: BTreeSet<_> = link.record.recent.iter().map(|summary| summary.bundle).collect();
     assert_eq!(entered.len(), link.record.recent.len(), "death at {n}: a bundle was entered twice");
-    // After W6 nobody knows whether the tree has changed since. A commit then makes a bundle of the same content where a
-    // file of several chunks was new: its extent blocks are written anew.
-    assert!((2..=3).contains(&entered.len()), "death at {n}: {} bundles", entered.len());
+    assert_eq!(entered.len(), 2, "death at {n}");
 }
 
 fn a_host_that_dies(fault: Option<Fault>) {
