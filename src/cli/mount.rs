@@ -189,7 +189,7 @@ fn settings(
             BaseOption::Named(name) => BaseChoice::Named(name.clone()),
         },
         refresh: options.refresh,
-        owner: (options.uid.unwrap_or(uid), options.gid.unwrap_or(gid)),
+        owner: (uid, gid),
         who: place::who(host),
         sync_commits: options.commit_at_sync,
         message: options.message.clone(),

@@ -39,8 +39,6 @@ pub struct MountOptions {
     pub base: BaseOption,
     /// The staging tree's name.
     pub stage: String,
-    /// umount commits what changed.
-    pub commit_at_umount: bool,
     /// `sync PATH` commits.
     pub commit_at_sync: bool,
     /// Message of commits by sync and umount.
@@ -57,18 +55,10 @@ pub struct MountOptions {
     pub log: Option<PathBuf>,
     /// Bytes in flight and cached in memory.
     pub memory: u64,
-    /// Requests at once, up.
-    pub upload: u32,
-    /// Requests at once, down.
-    pub download: u32,
     /// How old the newest version may be.
     pub refresh: Duration,
     /// How long a remote wait may take.
     pub timeout: Duration,
-    /// Files are shown as this user's.
-    pub uid: Option<u32>,
-    /// Files are shown as this group's.
-    pub gid: Option<u32>,
     /// Options of the store, for this mount alone.
     pub store: BTreeMap<String, String>,
 }
@@ -127,7 +117,6 @@ impl MountOptions {
             exec: true,
             base: BaseOption::Latest,
             stage: "default".to_owned(),
-            commit_at_umount: true,
             commit_at_sync: true,
             message: String::new(),
             labels: Vec::new(),
@@ -136,12 +125,8 @@ impl MountOptions {
             cache: None,
             log: None,
             memory: 256 << 20,
-            upload: 16,
-            download: 16,
             refresh: Duration::from_secs(1),
             timeout: Duration::from_secs(300),
-            uid: None,
-            gid: None,
             store: BTreeMap::new(),
         }
     }
@@ -203,7 +188,10 @@ impl MountOptions {
                 let form = "a name like a label's";
                 self.stage = value.parse::<LabelName>().map_err(|_| bad(form))?.to_string();
             }
-            "commit" => self.commit_at_umount = one_of("umount", "manual")?,
+            "commit" if value == "umount" => {}
+            "commit" => {
+                return Err(format!("commit={value}: not in this version (umount -i keeps what is changed staged)"));
+            }
             "sync" => self.commit_at_sync = one_of("commit", "local")?,
             "message" => self.message = value.to_owned(),
             "label" => self.labels.push(value.parse().map_err(|_| bad("a label"))?),
@@ -212,18 +200,15 @@ impl MountOptions {
             "cache" => self.cache = path()?,
             "log" => self.log = path()?,
             "memory" => self.memory = size(value).filter(|size| *size >= 32 << 20).ok_or_else(|| bad("32M or more"))?,
-            "upload" => self.upload = count(value).ok_or_else(|| bad("1 to 1024"))?,
-            "download" => self.download = count(value).ok_or_else(|| bad("1 to 1024"))?,
             "refresh" => self.refresh = duration(value).ok_or_else(|| bad("a time like 1s or 5m"))?,
             "timeout" => self.timeout = duration(value).ok_or_else(|| bad("a time like 30s or 5m"))?,
-            "uid" => self.uid = Some(value.parse().map_err(|_| bad("a number"))?),
-            "gid" => self.gid = Some(value.parse().map_err(|_| bad("a number"))?),
             "comment" => {}
             name if name.starts_with("x-") => {}
             name if STORE_OPTIONS.contains(&name) => {
                 self.store.insert(name.to_owned(), value.to_owned());
             }
-            "cache_size" | "cache_free" | "bwlimit" | "verify" | "prefetch" | "readahead" | "umask" | "metrics" => {
+            "cache_size" | "cache_free" | "bwlimit" | "verify" | "prefetch" | "readahead" | "umask" | "metrics"
+            | "upload" | "download" | "uid" | "gid" => {
                 return Err(format!("{name}: not in this version"));
             }
             name => return Err(format!("{name}: unknown mount option")),
@@ -252,10 +237,6 @@ fn duration(text: &str) -> Option<Duration> {
         let number = text.strip_suffix(unit)?.parse::<u64>().ok()?;
         Some(Duration::from_millis(number.checked_mul(millis)?))
     })
-}
-
-fn count(text: &str) -> Option<u32> {
-    text.parse().ok().filter(|count| (1..=1024).contains(count))
 }
 
 #[cfg(test)]

@@ -39,6 +39,9 @@ pub enum WriteError {
     /// The base could not be read.
     #[error(transparent)]
     Base(#[from] SnapshotError),
+    /// A row names a pack that nobody knows: the bundle would not keep it alive.
+    #[error("pack {0} is named by the tree and listed nowhere: changes stay staged")]
+    UnknownPack(PackId),
     /// The tree is larger than a bundle may be.
     #[error("{what} exceed the limit of a bundle ({limit})")]
     TooLarge {
@@ -251,8 +254,10 @@ impl TreeWriter {
         self.meta.close().await?;
         known.extend(self.meta.done.iter().map(|pack| (pack.id, *pack)));
         self.used.extend(self.meta.done.iter().map(|pack| pack.id));
-        let table: Vec<PackEntry> = self.used.iter().filter_map(|id| known.get(id).copied()).collect();
-        debug_assert_eq!(table.len(), self.used.len(), "every pack that is named is known");
+        let mut table = Vec::with_capacity(self.used.len());
+        for id in &self.used {
+            table.push(*known.get(id).ok_or(WriteError::UnknownPack(*id))?);
+        }
         if table.len() <= PAGE_ENTRIES_MAX {
             return Ok(PackTable::Here(table));
         }
