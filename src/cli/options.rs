@@ -189,9 +189,10 @@ impl MountOptions {
                 self.stage = value.parse::<LabelName>().map_err(|_| bad(form))?.to_string();
             }
             "commit" if value == "umount" => {}
-            "commit" => {
-                return Err(format!("commit={value}: not in this version (umount -i keeps what is changed staged)"));
+            "commit" if value == "manual" => {
+                return Err("commit=manual: not in this version (umount -i keeps what is changed staged)".to_owned());
             }
+            "commit" => return Err(bad("umount")),
             "sync" => self.commit_at_sync = one_of("commit", "local")?,
             "message" => self.message = value.to_owned(),
             "label" => self.labels.push(value.parse().map_err(|_| bad("a label"))?),
@@ -255,7 +256,8 @@ mod tests {
 
     #[test]
     fn a_bad_value_is_refused_with_the_accepted_form() {
-        assert_eq!(parse("commit=never").unwrap_err(), "commit=never: bad value (accepted: umount or manual)");
+        assert_eq!(parse("commit=never").unwrap_err(), "commit=never: bad value (accepted: umount)");
+        assert!(parse("commit=manual").unwrap_err().contains("not in this version"));
         assert_eq!(parse("memory=1M").unwrap_err(), "memory=1M: bad value (accepted: 32M or more)");
         assert!(parse("state=here").unwrap_err().contains("an absolute path"));
         assert!(parse("stage=../x").is_err());
