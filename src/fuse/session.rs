@@ -63,7 +63,7 @@ pub fn mount(vfs: Arc<Vfs>, config: &MountConfig, runtime: tokio::runtime::Handl
     let dispatch = Dispatch::new(vfs.clone(), runtime);
     let session = if sys::identity().0 == 0 { own_mount(dispatch, config)? } else { user_mount(dispatch, config)? };
     let notifier = session.notifier();
-    vfs.set_flush_mapped(Box::new(move |open| {
+    vfs.set_flush_mapped(Arc::new(move |open| {
         for ino in open {
             // A file that is no longer known to the kernel has no mapped pages.
             let _ = notifier.inval_inode(fuser::INodeNo(ino), 0, 0);

@@ -1007,9 +1007,10 @@ impl Tree {
             if kill {
                 kill_privileges(&mut inode);
             }
+            // Before the record: a sync that takes the record along has to find the bytes on its list.
+            self.unsynced.lock().expect("nothing panics while it holds the list").insert(id);
             put_inode(&mut batch, ino, &inode);
             self.apply(batch)?;
-            self.unsynced.lock().expect("nothing panics while it holds the list").insert(id);
             return Ok(end.max(inode.size()));
         }
     }
@@ -1062,12 +1063,15 @@ impl Tree {
     /// Makes the file and the names that lead to it safe from a power cut. Blocks: call it off the FUSE thread.
     pub fn sync(&self) -> Result<(), StagingError> {
         let unsynced = std::mem::take(&mut *self.unsynced.lock().expect("nothing panics while it holds the list"));
-        for id in unsynced {
-            match File::open(data_path(&self.config.dir, id)) {
-                Ok(file) => file.sync_data()?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error.into()),
-            }
+        let synced = unsynced.iter().try_for_each(|id| match File::open(data_path(&self.config.dir, *id)) {
+            Ok(file) => file.sync_data(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        });
+        if let Err(error) = synced {
+            // What may not be on the disk is still owed to the next sync.
+            self.unsynced.lock().expect("nothing panics while it holds the list").extend(unsynced);
+            return Err(error.into());
         }
         Ok(self.db.sync()?)
     }

@@ -265,8 +265,10 @@ impl Vfs {
     async fn flush_mapped(&self) {
         let open: Vec<Ino> =
             self.control.writers.lock().expect("nothing panics while it holds the writers").keys().copied().collect();
-        if let (Some(flush), false) = (self.control.flush.get(), open.is_empty()) {
-            tokio::task::block_in_place(|| flush(open));
+        if let (Some(flush), false) = (self.control.flush.get().cloned(), open.is_empty()) {
+            // On a thread of its own: the kernel answers by sending WRITEs, and waits for the FUSE thread to take them.
+            // A thread that panicked has flushed what it could.
+            let _ = tokio::task::spawn_blocking(move || flush(open)).await;
         }
     }
 

@@ -119,7 +119,7 @@ const FOLLOW_LIMIT: Duration = Duration::from_secs(2);
 const FIRST_NAME: Ino = 2;
 
 /// Called before an instant is sealed, with the files that are open for writing: stores through mmap are to be written.
-pub type FlushMapped = Box<dyn Fn(Vec<Ino>) + Send + Sync>;
+pub type FlushMapped = Arc<dyn Fn(Vec<Ino>) + Send + Sync>;
 
 /// Called when a tree has another base: the kernel shall forget these names in that directory.
 pub type ForgetNames = Arc<dyn Fn(Ino, Vec<FileName>) + Send + Sync>;
