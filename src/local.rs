@@ -3,4 +3,5 @@
 //! Knows nothing of the remote side (`store`) and nothing of what the records mean.
 
 pub mod db;
+pub mod staged_files;
 pub mod sys;

@@ -1,13 +1,30 @@
 //! L5, the writable tree and the publish protocol.
 //!
 //! A [`tree::Tree`] is an overlay over one immutable snapshot, its base: names and inodes that changed lie in a local
-//! database, bytes in files beside it. [`seal`] stops an instant of it; commit makes that instant a bundle.
+//! database, bytes in files beside it.
+//!
+//! ```text
+//!  tree     opens, locks, applies changes       base       what shows through
+//!  names    directory entries                   inode      numbers and records
+//!  bytes    reading, writing, cutting           attributes stat, xattrs
+//!  extents  what of it is in the store          seal       an instant, while writers go on
+//!  upload   W0–W3, in the background too        tables     W5
+//!  commit   the whole of W, and what follows    journal    what a commit remembers over the end of the process
+//! ```
 
+mod attributes;
+mod base;
+mod bytes;
 pub mod commit;
+mod error;
+mod extents;
 pub mod inode;
 pub mod journal;
+mod names;
 pub mod seal;
+mod tables;
 pub mod tree;
+mod upload;
 
 #[cfg(test)]
 mod host_tests;

@@ -441,6 +441,7 @@ impl Vfs {
             ino: self.to_kernel(Node::row_ino(slot, row)),
             kind: entry.kind(),
             attributes: entry.attributes,
+            atime: entry.attributes.mtime,
             ctime: entry.attributes.mtime,
             size: entry.size(),
             nlink,
@@ -532,7 +533,7 @@ impl Vfs {
 pub(crate) fn namespace_directory(ino: Ino, owner: (u32, u32), mtime: crate::model::clock::Timestamp) -> NodeAttr {
     let attributes = Attributes { permissions: 0o755, uid: owner.0, gid: owner.1, mtime };
     let kind = crate::model::entry::FileKind::Directory;
-    NodeAttr { ino, kind, attributes, ctime: mtime, size: 0, nlink: 2, rdev: 0 }
+    NodeAttr { ino, kind, attributes, atime: mtime, ctime: mtime, size: 0, nlink: 2, rdev: 0 }
 }
 
 /// The open trees and views of a mount, behind locks that are never held across an await.

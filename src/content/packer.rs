@@ -17,6 +17,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -69,7 +70,8 @@ pub struct PackerConfig {
     pub uploads_max: usize,
 }
 
-type Done<T> = Box<dyn Fn(StoredPack<T>) + Send + Sync>;
+/// Called with each stored pack; what it does with the tokens is done before [`Packer::flush`] returns.
+type Done<T> = Box<dyn Fn(StoredPack<T>) -> BoxFuture<'static, Result<(), PackError>> + Send + Sync>;
 
 /// See the module.
 pub struct Packer<T> {
@@ -103,7 +105,7 @@ impl<T: Send + 'static> Packer<T> {
         config: PackerConfig,
         store: Arc<Store>,
         journal: Arc<dyn PackJournal>,
-        done: impl Fn(StoredPack<T>) + Send + Sync + 'static,
+        done: impl Fn(StoredPack<T>) -> BoxFuture<'static, Result<(), PackError>> + Send + Sync + 'static,
     ) -> Self {
         let state = State {
             open: None,
@@ -208,16 +210,16 @@ impl<T: Send + 'static> Packer<T> {
             let _permit = permit;
             let pack = open.writer.finish();
             let outcome = store.put_pack(&pack).await;
-            let mut state = shared.lock().expect("no code panics while it holds the packer's state");
-            match outcome {
-                Ok(()) => {
-                    let stored = state.deliver(&pack, open.placed);
-                    drop(state);
-                    done(stored);
-                }
-                Err(error) => {
-                    state.failed.get_or_insert(error.into());
-                }
+            let lock = || shared.lock().expect("no code panics while it holds the packer's state");
+            let stored = outcome.map(|()| lock().deliver(&pack, open.placed));
+            // Its bytes are in the store: the memory goes before the tokens are looked at.
+            drop(pack);
+            let outcome = match stored {
+                Ok(stored) => done(stored).await,
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = outcome {
+                lock().failed.get_or_insert(error);
             }
         };
         let mut state = self.lock();

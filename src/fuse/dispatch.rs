@@ -332,7 +332,7 @@ fn file_attr(found: &Found) -> FileAttr {
         ino: INodeNo(attr.ino),
         size: attr.size,
         blocks: attr.size.div_ceil(512),
-        atime: mtime,
+        atime: system_time(attr.atime),
         mtime,
         ctime: system_time(attr.ctime),
         crtime: UNIX_EPOCH,
@@ -401,7 +401,7 @@ impl Filesystem for Dispatch {
         uid: Option<u32>,
         gid: Option<u32>,
         size: Option<u64>,
-        _atime: Option<TimeOrNow>,
+        atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
         _handle: Option<FileHandle>,
@@ -412,15 +412,16 @@ impl Filesystem for Dispatch {
         reply: ReplyAttr,
     ) {
         let vfs = self.vfs.clone();
-        let mtime = mtime.map(|time| match time {
+        let instant = |time: TimeOrNow| match time {
             TimeOrNow::SpecificTime(time) => timestamp(time),
             TimeOrNow::Now => vfs.store().clock.now(),
-        });
+        };
+        let (atime, mtime) = (atime.map(instant), mtime.map(instant));
         // A change of owner or length by an ordinary user takes set-user-id away; the kernel leaves that to us.
         let kill_privileges =
             (uid.is_some() || gid.is_some() || size.is_some()) && mode.is_none() && request.uid() != 0;
         let permissions = mode.map(|mode| (mode & 0o7777) as u16);
-        let set = SetAttr { permissions, uid, gid, size, mtime, kill_privileges };
+        let set = SetAttr { permissions, uid, gid, size, atime, mtime, kill_privileges };
         self.answer(request, async move { vfs.setattr(ino.0, set).await }, reply);
     }
 

@@ -18,7 +18,7 @@ pub enum Family {
     Inodes,
     /// Directory entries by (directory, name).
     Names,
-    /// Uploaded chunks of files by (inode, chunk).
+    /// Chunks of staged files that are in the store, by (what for, inode, chunk).
     Extents,
     /// Chunks in the store by id.
     Chunks,
@@ -63,38 +63,64 @@ pub struct Database {
     db: DB,
 }
 
-/// Changes that become true together.
+/// Changes that become true together, in their order.
 #[derive(Default)]
 pub struct Batch {
-    changes: Vec<(Family, Vec<u8>, Option<Vec<u8>>)>,
+    changes: Vec<Change>,
+}
+
+enum Change {
+    Put(Family, Vec<u8>, Vec<u8>),
+    Delete(Family, Vec<u8>),
+    DeletePrefix(Family, Vec<u8>),
 }
 
 impl Batch {
     /// Sets a value.
     pub fn put(&mut self, family: Family, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
-        self.changes.push((family, key.into(), Some(value.into())));
+        self.changes.push(Change::Put(family, key.into(), value.into()));
     }
 
     /// Removes a value.
     pub fn delete(&mut self, family: Family, key: impl Into<Vec<u8>>) {
-        self.changes.push((family, key.into(), None));
+        self.changes.push(Change::Delete(family, key.into()));
+    }
+
+    /// Removes every key that begins with `prefix`, however many they are, at the price of one.
+    pub fn delete_prefix(&mut self, family: Family, prefix: impl Into<Vec<u8>>) {
+        self.changes.push(Change::DeletePrefix(family, prefix.into()));
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// How many changes there are.
+    pub fn len(&self) -> usize {
+        self.changes.len()
     }
 }
 
-/// An instant of the database, held alive with it.
-pub struct Instant {
-    // Declared first, so that it goes before the database that it borrows from.
-    snapshot: Option<Box<dyn SnapshotReads>>,
-}
+/// An instant of the database, which it keeps alive.
+pub struct Instant(OwnedSnapshot);
 
-trait SnapshotReads: Send + Sync {
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, DatabaseError>;
-    fn prefix(&self, family: Family, prefix: &[u8], from: &[u8], max: usize) -> Result<Pairs, DatabaseError>;
-}
+type SnapshotOf<'a> = rocksdb::Snapshot<'a>;
+
+self_cell::self_cell!(
+    /// A snapshot borrows from its database: both in one value.
+    struct OwnedSnapshot {
+        owner: Arc<Database>,
+        #[covariant]
+        dependent: SnapshotOf,
+    }
+);
 
 /// Keys and values.
 pub type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
+/// The longest key: a number and a name.
+const KEY_BYTES_MAX: usize = 8 + 255;
 /// Memory that one database may use for blocks; names and inodes that are in use.
 const CACHE_BYTES: usize = 16 << 20;
 const MEMTABLE_BYTES: usize = 8 << 20;
@@ -135,10 +161,14 @@ impl Database {
 
     fn write_with(&self, batch: Batch, sync: bool) -> Result<(), DatabaseError> {
         let mut writes = WriteBatch::default();
-        for (family, key, value) in batch.changes {
-            match value {
-                Some(value) => writes.put_cf(self.family(family), key, value),
-                None => writes.delete_cf(self.family(family), key),
+        for change in batch.changes {
+            match change {
+                Change::Put(family, key, value) => writes.put_cf(self.family(family), key, value),
+                Change::Delete(family, key) => writes.delete_cf(self.family(family), key),
+                Change::DeletePrefix(family, prefix) => {
+                    let end = end_of_prefix(&prefix);
+                    writes.delete_range_cf(self.family(family), prefix, end);
+                }
             }
         }
         let mut options = WriteOptions::default();
@@ -158,8 +188,20 @@ impl Database {
 
     /// The database as it is now, unmoved by what follows.
     pub fn instant(self: &Arc<Self>) -> Instant {
-        Instant { snapshot: Some(Box::new(OwnedSnapshot::new(self.clone()))) }
+        Instant(OwnedSnapshot::new(self.clone(), |database| database.db.snapshot()))
     }
+}
+
+/// The first key behind all that begin with `prefix`; keys are shorter than the one for the empty prefix.
+fn end_of_prefix(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![0xff; KEY_BYTES_MAX + 1]
 }
 
 fn collect(
@@ -196,91 +238,66 @@ fn family_options(cache: &Cache) -> Options {
 }
 
 impl Instant {
-    fn reads(&self) -> &dyn SnapshotReads {
-        self.snapshot.as_deref().expect("set when it was made")
-    }
-
     /// The value of `key` at that instant.
     pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, DatabaseError> {
-        self.reads().get(family, key)
+        let family = self.0.borrow_owner().family(family);
+        Ok(self.0.borrow_dependent().get_cf(family, key)?)
     }
 
     /// As [`Database::prefix`], at that instant.
     pub fn prefix(&self, family: Family, prefix: &[u8], from: &[u8], max: usize) -> Result<Pairs, DatabaseError> {
-        self.reads().prefix(family, prefix, from, max)
+        let family = self.0.borrow_owner().family(family);
+        let mode = IteratorMode::From(from, Direction::Forward);
+        collect(self.0.borrow_dependent().iterator_cf_opt(family, ReadOptions::default(), mode), prefix, max)
     }
 }
 
-/// A rocksdb snapshot that keeps its database alive: a thread owns both and answers through a channel, because the
-/// snapshot borrows from the database and safe Rust has no struct that holds both.
-struct OwnedSnapshot {
-    /// `None` only while this is dropped, which ends the thread.
-    ask: Option<std::sync::Mutex<std::sync::mpsc::Sender<Question>>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Drop for OwnedSnapshot {
-    /// Waits for the thread, which is between two questions: who drops the last instant may open the database again.
-    fn drop(&mut self) {
-        self.ask = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+    fn database() -> (tempfile::TempDir, Arc<Database>) {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(dir.path()).unwrap();
+        (dir, database)
+    }
+
+    fn put(database: &Database, key: &[u8], value: &[u8]) {
+        let mut batch = Batch::default();
+        batch.put(Family::Meta, key, value);
+        database.write(batch).unwrap();
+    }
+
+    #[test]
+    fn an_instant_does_not_see_what_is_written_after_it_and_keeps_its_database() {
+        let (dir, database) = database();
+        put(&database, b"a", b"1");
+        let instant = database.instant();
+        put(&database, b"a", b"2");
+        put(&database, b"ab", b"3");
+        drop(database);
+        assert_eq!(instant.get(Family::Meta, b"a").unwrap(), Some(b"1".to_vec()));
+        assert_eq!(instant.prefix(Family::Meta, b"a", b"a", 9).unwrap().len(), 1);
+        drop(instant);
+        let again = Database::open(dir.path()).unwrap();
+        assert_eq!(again.get(Family::Meta, b"a").unwrap(), Some(b"2".to_vec()));
+    }
+
+    #[test]
+    fn a_prefix_is_removed_with_all_its_keys_and_no_others() {
+        let (_dir, database) = database();
+        for key in [&b"a"[..], b"b", b"b\xff\xff", b"ba", b"c"] {
+            put(&database, key, b"");
         }
-    }
-}
-
-type Answer = std::sync::mpsc::SyncSender<Result<Pairs, DatabaseError>>;
-
-enum Question {
-    Get(Family, Vec<u8>, Answer),
-    Prefix(Family, Vec<u8>, Vec<u8>, usize, Answer),
-}
-
-impl OwnedSnapshot {
-    fn new(db: Arc<Database>) -> Self {
-        let (ask, questions) = std::sync::mpsc::channel();
-        let (ready, taken) = std::sync::mpsc::sync_channel(0);
-        let thread = std::thread::spawn(move || {
-            let snapshot = db.db.snapshot();
-            // The maker waits for this: the instant is the moment of the call, not of the thread's start.
-            let _ = ready.send(());
-            for question in questions {
-                answer(&db, &snapshot, question);
-            }
-        });
-        taken.recv().expect("the thread takes its snapshot before anything can end it");
-        Self { ask: Some(std::sync::Mutex::new(ask)), thread: Some(thread) }
-    }
-
-    fn asked(&self, question: impl FnOnce(Answer) -> Question) -> Result<Pairs, DatabaseError> {
-        let (answer, answered) = std::sync::mpsc::sync_channel(1);
-        let ask = self.ask.as_ref().expect("set until the end").lock().expect("nothing panics while it asks");
-        ask.send(question(answer)).expect("the thread lives as long as this sender");
-        answered.recv().expect("the thread answers every question")
-    }
-}
-
-fn answer(db: &Database, snapshot: &rocksdb::Snapshot<'_>, question: Question) {
-    match question {
-        Question::Get(family, key, answer) => {
-            let found = snapshot.get_cf(db.family(family), &key).map_err(DatabaseError::from);
-            let _ = answer.send(found.map(|value| value.map(|value| (key, value)).into_iter().collect()));
-        }
-        Question::Prefix(family, prefix, from, max, answer) => {
-            let mode = IteratorMode::From(&from, Direction::Forward);
-            let pairs = snapshot.iterator_cf_opt(db.family(family), ReadOptions::default(), mode);
-            let _ = answer.send(collect(pairs, &prefix, max));
-        }
-    }
-}
-
-impl SnapshotReads for OwnedSnapshot {
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, DatabaseError> {
-        let found = self.asked(|answer| Question::Get(family, key.to_vec(), answer))?;
-        Ok(found.into_iter().next().map(|(_, value)| value))
-    }
-
-    fn prefix(&self, family: Family, prefix: &[u8], from: &[u8], max: usize) -> Result<Pairs, DatabaseError> {
-        self.asked(|answer| Question::Prefix(family, prefix.to_vec(), from.to_vec(), max, answer))
+        let mut batch = Batch::default();
+        batch.delete_prefix(Family::Meta, &b"b"[..]);
+        database.write(batch).unwrap();
+        let left: Vec<_> =
+            database.prefix(Family::Meta, b"", b"", 9).unwrap().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(left, [b"a", b"c"]);
+        let mut batch = Batch::default();
+        batch.delete_prefix(Family::Meta, &b""[..]);
+        database.write(batch).unwrap();
+        assert!(database.prefix(Family::Meta, b"", b"", 9).unwrap().is_empty());
     }
 }

@@ -23,6 +23,19 @@ pub fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
     check(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset as libc::off_t, len as libc::off_t) })
 }
 
+/// Asks the disk to begin writing those bytes, without waiting for it (sync_file_range(2)). A hint: failing is no harm.
+pub fn write_behind(file: &File, offset: u64, len: u64) {
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; no memory is passed.
+    unsafe {
+        libc::sync_file_range(
+            file.as_raw_fd(),
+            offset as libc::off64_t,
+            len as libc::off64_t,
+            libc::SYNC_FILE_RANGE_WRITE,
+        )
+    };
+}
+
 /// Sizes of a file system (statvfs(3)).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FileSystem {

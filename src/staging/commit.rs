@@ -4,50 +4,48 @@
 //!  W0–W2 register the intent → seal → W3 chunks to packs → W4 later rounds → W5 tables → W6 journal the descriptor
 //!        → W7 PUT it: the commit → W8 history, latest, labels → mark what is stored
 //! ```
+//! W0 to W3 are in [`super::upload`], because they may have begun long before; W5 is in [`super::tables`].
 //!
 //! # Invariants
 //!
-//! 1. A chunk is re-used only from packs of this intent or of a bundle that the intent names as a base.
-//! 2. From W6 on only the journaled bytes go to the slot, in this life of the process or the next.
-//! 3. Staged bytes stay until W7's outcome is known. A failed commit changes nothing but which packs exist.
+//! 1. From W6 on only the journaled bytes go to the slot, in this life of the process or the next.
+//! 2. Staged bytes stay until W7's outcome is known. A failed commit changes nothing but which packs exist.
+//! 3. Memory does not grow with the number of files: what is known of each is in the database.
 //!
 //! Writers go on all the while: see [`super::seal`].
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::{TryStreamExt, stream};
 
-use super::inode::{FileData, Inode, InodeBody, ROOT};
+use super::error::StagingError;
+use super::extents::SealedExtents;
+use super::inode::{Inode, InodeBody};
 use super::journal::{Journal, Sealed as SealedDescriptor};
 use super::seal::Sealed;
-use super::tree::{StagingError, Tree};
-use crate::content::packer::{PackError, Packer, PackerConfig, StoredPack};
+use super::tables::{ChunkSource, Instant, Tables};
+use super::tree::Tree;
+use super::upload::{Active, Lane, Queue, Token};
+use crate::content::packer::PackError;
 use crate::content::reader::{ContentError, ContentReader};
 use crate::faults::{FaultPoint, Faults};
-use crate::format::descriptor::{Descriptor, Layer, PackEntry, PackTable};
+use crate::format::descriptor::{Descriptor, Layer, PackTable};
 use crate::format::envelope::{self, ObjectKind};
-use crate::format::intent::Intent;
-use crate::format::pack::{TRAILER_BYTES, open_footer, open_trailer};
-use crate::format::range::{Row, RowKey, RowValue};
-use crate::format::refs::Summary;
-use crate::model::chunk::{ChunkIndex, ChunkLayout};
-use crate::model::entry::{Body, Content, Extent, FileBody, FileKind, TreeCounts};
-use crate::model::id::{BundleId, ChunkId, IntentId, LinkId, ObjectHash, RepoId, Run};
+use crate::model::chunk::ChunkLayout;
+use crate::model::entry::TreeCounts;
+use crate::model::id::{BundleId, ObjectHash, RepoId, Run};
 use crate::model::limits::{INLINE_BYTES_MAX, MESSAGE_BYTES_MAX, SMALL_FILE_BYTES_MAX};
-use crate::model::name::{FileName, LabelName};
-use crate::model::path::TreePath;
-use crate::snapshot::tree::{RangeCache, Snapshot, SnapshotError, Table};
-use crate::snapshot::writer::{TreeWriter, WriteError, content_id};
+use crate::model::name::LabelName;
+use crate::snapshot::tree::{RangeCache, Snapshot, SnapshotError};
+use crate::snapshot::writer::{TreeWriter, WriteError};
 use crate::store::{Put, Store, StoreError, intents, refs};
 
-/// Bytes after which a data pack is closed.
-const PACK_BYTES: usize = 16 << 20;
-/// Packs on their way at once: with the open one 80 MiB.
-const UPLOADS: usize = 4;
 /// Chunks read and hashed at once.
 const HASHERS: usize = 4;
+/// Files that are marked as stored in one step; writers wait no longer than for that.
+const MARK_STEP: usize = 256;
 
 /// Why a commit did not come to its end. Everything stays staged.
 #[derive(Debug, thiserror::Error)]
@@ -125,21 +123,20 @@ pub struct CommitReport {
 /// Commits one staging tree.
 pub struct Committer {
     tree: Arc<Tree>,
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
     reader: Arc<ContentReader>,
     ranges: RangeCache,
-    repo: RepoId,
-    who: String,
-    run: Run,
-    journal: Arc<Journal>,
+    pub(super) repo: RepoId,
+    pub(super) who: String,
+    pub(super) run: Run,
+    pub(super) journal: Arc<Journal>,
     faults: Arc<Faults>,
-    running: tokio::sync::Mutex<()>,
+    pub(super) lane: tokio::sync::Mutex<Lane>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) uploads_in_background: AtomicBool,
     /// What the tree follows, and what that is.
     parent: Mutex<Option<Arc<Snapshot>>>,
 }
-
-/// Chunks of changed files that are in the store now.
-type Uploaded = Arc<Mutex<HashMap<(u64, u64), Extent>>>;
 
 impl Committer {
     /// A committer of `tree`; finishes what an earlier life of the process left at W6 or later.
@@ -157,7 +154,9 @@ impl Committer {
         let base = tree.base().snapshot.clone();
         let committer = Self {
             parent: Mutex::new(base),
-            running: tokio::sync::Mutex::new(()),
+            lane: tokio::sync::Mutex::default(),
+            queue: Arc::default(),
+            uploads_in_background: AtomicBool::new(false),
             tree,
             store,
             reader,
@@ -192,23 +191,39 @@ impl Committer {
 
     /// Goes on with a commit that had reached W6 when its process ended.
     async fn recover(&self) -> Result<(), CommitError> {
-        let Some(sealed) = self.journal.sealed()? else { return Ok(()) };
+        let Some(sealed) = self.journal.sealed()? else { return self.forget_sealed() };
         let descriptor = self.decode(&sealed.object)?;
         tracing::info!(bundle = %descriptor.bundle, "finishing a commit of an earlier life");
         match self.publish(&descriptor, &sealed.object).await {
             Ok(()) => {}
             Err(CommitError::SlotTaken) => {
                 self.journal.finish(None)?;
-                return Ok(());
+                return self.forget_sealed();
             }
             Err(error) => return Err(error),
         }
-        let summary = self.summary(&descriptor, &sealed.object);
+        let summary = descriptor.summary(&sealed.object);
         refs::enter(&self.store, self.repo, &summary, sealed.base, Some(sealed.base)).await?;
         // Whether the tree has changed since nobody knows: it stays as it is, and a commit that finds the same tables
         // makes no bundle.
         self.journal.finish(Some((descriptor.bundle, ObjectHash::of(&sealed.object))))?;
-        Ok(())
+        self.mark_stored().await
+    }
+
+    fn forget_sealed(&self) -> Result<(), CommitError> {
+        Ok(SealedExtents(self.tree.db()).clear()?)
+    }
+
+    /// Says of every file of the published instant what it is in the store.
+    async fn mark_stored(&self) -> Result<(), CommitError> {
+        let sealed = SealedExtents(self.tree.db());
+        let mut after = None;
+        loop {
+            let step = sealed.bodies(after, MARK_STEP)?;
+            let Some((last, ..)) = step.last() else { return self.forget_sealed() };
+            after = Some(*last);
+            self.tree.mark_stored(&step).await?;
+        }
     }
 
     fn decode(&self, object: &Bytes) -> Result<Descriptor, CommitError> {
@@ -220,7 +235,7 @@ impl Committer {
     ///
     /// Safe to drop: the next commit goes on with the same intent.
     pub async fn commit(&self, request: CommitRequest) -> Result<CommitReport, CommitError> {
-        let _running = self.running.lock().await;
+        let mut lane = self.lane.lock().await;
         if request.message.len() > MESSAGE_BYTES_MAX {
             return Err(CommitError::MessageTooLong);
         }
@@ -232,20 +247,44 @@ impl Committer {
         if request.fail_if_diverged {
             self.refuse_diverged(base).await?;
         }
-        let intent = self.registered_intent(base).await?;
+        let outcome = match self.activate(&mut lane).await {
+            Ok(active) => self.commit_under(active, &request, parent.as_deref()).await,
+            Err(error) => Err(error),
+        };
+        // Published, in vain, or failed: what comes next begins with the journal.
+        lane.active = None;
+        match outcome? {
+            Some(report) => Ok(report),
+            None => self.unchanged(&request).await,
+        }
+    }
+
+    /// The commit under a registered intent; `None` if the tree turns out to be what the parent is.
+    async fn commit_under(
+        &self,
+        active: &Active,
+        request: &CommitRequest,
+        parent: Option<&Snapshot>,
+    ) -> Result<Option<CommitReport>, CommitError> {
+        let base = parent.map(|parent| parent.descriptor().bundle);
         self.faults.hit(FaultPoint::AfterRegister);
+        // What the background has under way is attached first, so that the instant knows of it.
+        active.flush().await?;
+        self.forget_sealed()?;
         let sealed = self.tree.seal().await?;
         self.faults.hit(FaultPoint::AfterSeal);
-        let work = Work { committer: self, intent: &intent, sealed: &sealed, parent: parent.as_deref() };
-        let uploaded = work.upload().await?;
+        self.upload_sealed(active, &sealed).await?;
         self.faults.hit(FaultPoint::AfterData);
-        let (descriptor, object, stored) = work.tables(&request, uploaded).await?;
+        // W4: a round that began meanwhile has not seen the intent.
+        if intents::head(&self.store).await? != active.round {
+            intents::register(&self.store, &active.intent, None).await?;
+        }
+        let (descriptor, object) = self.tables(active, &sealed, request, parent).await?;
         self.faults.hit(FaultPoint::AfterTables);
-        if let Some(parent) = &parent
-            && parent.descriptor().layers == descriptor.layers
-        {
+        if parent.is_some_and(|parent| parent.descriptor().layers == descriptor.layers) {
+            self.mark_stored().await?;
             self.tree.mark_published(sealed.changes).await?;
-            return self.unchanged(&request).await;
+            return Ok(None);
         }
         self.journal.set_sealed(&SealedDescriptor { object: object.clone(), base })?;
         self.faults.hit(FaultPoint::AfterJournal);
@@ -255,17 +294,15 @@ impl Committer {
         }
         published?;
         self.faults.hit(FaultPoint::AfterDescriptor);
-        let entered = refs::enter(&self.store, self.repo, &self.summary(&descriptor, &object), base, None).await?;
+        let entered = refs::enter(&self.store, self.repo, &descriptor.summary(&object), base, None).await?;
         self.faults.hit(FaultPoint::AfterRefs);
         let new_bytes = self.journal.packs()?.iter().map(|pack| pack.length).sum();
         self.journal.finish(Some((descriptor.bundle, ObjectHash::of(&object))))?;
-        for (ino, version, body) in stored {
-            self.tree.mark_stored(ino, version, body).await?;
-        }
+        self.mark_stored().await?;
         self.tree.mark_published(sealed.changes).await?;
         let bundle = descriptor.bundle;
         self.set_parent(Some(Snapshot::open(self.reader.clone(), self.ranges.clone(), self.repo, bundle).await?));
-        Ok(CommitReport {
+        Ok(Some(CommitReport {
             bundle,
             base,
             diverged: entered.diverged,
@@ -273,16 +310,85 @@ impl Committer {
             files: descriptor.counts.files,
             bytes: descriptor.counts.bytes,
             new_bytes,
-        })
+        }))
+    }
+
+    /// W3: stores every chunk of the instant that was not attached before the seal.
+    async fn upload_sealed(&self, active: &Active, sealed: &Sealed) -> Result<(), CommitError> {
+        let at = Instant { sealed, reader: &self.reader, chunk: self.tree.chunk() };
+        let mut after = None;
+        loop {
+            let step = sealed.changed_inodes(after)?;
+            let Some((last, _)) = step.last() else { break };
+            after = Some(*last);
+            stream::iter(step.iter().map(Ok))
+                .try_for_each_concurrent(HASHERS, |(ino, inode)| self.upload_file(active, at, *ino, inode))
+                .await?;
+        }
+        active.flush().await
+    }
+
+    async fn upload_file(&self, active: &Active, at: Instant<'_>, ino: u64, inode: &Inode) -> Result<(), CommitError> {
+        let InodeBody::File(file) = &inode.body else { return Ok(()) };
+        if inode.nlink == 0 || file.is_stored() || file.size <= INLINE_BYTES_MAX as u64 {
+            return Ok(());
+        }
+        let layout = ChunkLayout::new(file.size, self.tree.chunk());
+        let layout = &layout;
+        let small = file.size <= SMALL_FILE_BYTES_MAX as u64;
+        stream::iter((0..layout.chunks()).map(Ok))
+            .try_for_each_concurrent(HASHERS, |index| async move {
+                let ChunkSource::Bytes(raw) = at.chunk(ino, file, layout, index).await? else { return Ok(()) };
+                let token = Token::Sealed { ino, index };
+                let known = active.store(&self.journal, token, raw, small).await?;
+                Ok(SealedExtents(self.tree.db()).put(known.into_iter().map(|extent| (ino, index, extent)))?)
+            })
+            .await
+    }
+
+    /// W5: the tables of the instant, and the descriptor.
+    async fn tables(
+        &self,
+        active: &Active,
+        sealed: &Sealed,
+        request: &CommitRequest,
+        parent: Option<&Snapshot>,
+    ) -> Result<(Descriptor, Bytes), CommitError> {
+        let (store, journal) = (self.store.clone(), self.journal.clone());
+        let writer = TreeWriter::new(store, journal, active.intent.id, self.run, parent).await?;
+        let at = Instant { sealed, reader: &self.reader, chunk: self.tree.chunk() };
+        let mut tables = Tables::new(at, self.tree.db(), parent, writer)?;
+        tables.write().await?;
+        let descriptor = Descriptor {
+            repo: self.repo,
+            bundle: active.intent.bundle,
+            intent: active.intent.id,
+            time: self.store.clock.now(),
+            chunk_size: self.tree.chunk(),
+            who: self.who.clone(),
+            message: request.message.clone(),
+            tool: concat!("datamon ", env!("CARGO_PKG_VERSION")).to_owned(),
+            parents: parent.map(|parent| (parent.descriptor().bundle, parent.hash())).into_iter().collect(),
+            labels: request.labels.clone(),
+            counts: TreeCounts::default(),
+            layers: vec![Layer::default()],
+            packs: PackTable::Here(Vec::new()),
+        };
+        let mut packs = self.journal.packs()?;
+        if let Some(base) = &sealed.base.snapshot {
+            packs.extend(base.packs().await?);
+        }
+        Ok(tables.writer.finish(descriptor, &packs).await?)
     }
 
     /// Lets a clean tree start from `snapshot` instead of `parent`; `false` if it has changes by now, or another parent.
     pub async fn follow(&self, parent: Option<BundleId>, snapshot: Arc<Snapshot>) -> Result<bool, CommitError> {
-        let Ok(_running) = self.running.try_lock() else { return Ok(false) };
+        let Ok(mut lane) = self.lane.try_lock() else { return Ok(false) };
         let is_parent = self.parent().map(|parent| parent.descriptor().bundle) == parent;
         if !is_parent || !self.tree.rebase(snapshot.clone()).await? {
             return Ok(false);
         }
+        lane.active = None;
         self.journal.finish(Some((snapshot.descriptor().bundle, snapshot.hash())))?;
         self.set_parent(Some(snapshot));
         Ok(true)
@@ -308,445 +414,12 @@ impl Committer {
         Err(CommitError::Diverged { latest: name(latest), base: name(base) })
     }
 
-    /// W0 to W2, with the intent of an earlier try if there is one.
-    async fn registered_intent(&self, base: Option<BundleId>) -> Result<Intent, CommitError> {
-        let mut bases: Vec<BundleId> = base.into_iter().collect();
-        bases.extend(self.tree.base().snapshot.as_ref().map(|base| base.descriptor().bundle));
-        bases.sort_unstable();
-        bases.dedup();
-        let intent = match self.journal.intent()? {
-            Some(intent) if intent.bases == bases => {
-                self.adopt(&intent).await?;
-                intent
-            }
-            _ => {
-                let time = self.store.clock.now();
-                let random = || self.store.entropy.random();
-                let id = IntentId::from_parts(time.millis(), random());
-                let bundle = BundleId::from_parts(time.millis(), random());
-                Intent { time, id, repo: self.repo, bundle, bases, who: self.who.clone() }
-            }
-        };
-        self.journal.set_intent(&intent)?;
-        intents::register(&self.store, &intent, None).await?;
-        Ok(intent)
-    }
-
-    /// Finds packs that an earlier life stored without learning of it: their chunks are not uploaded again.
-    async fn adopt(&self, intent: &Intent) -> Result<(), CommitError> {
-        let known: HashSet<_> = self.journal.packs()?.into_iter().map(|pack| pack.id).collect();
-        for (key, length) in self.store.list_packs(intent.id).await? {
-            let Ok(id) = key.name().parse() else { continue };
-            if known.contains(&id) || length < TRAILER_BYTES as u64 {
-                continue;
-            }
-            let trailer = self.store.get_range(&key, length - TRAILER_BYTES as u64..length).await?;
-            let (footer_length, footer_hash) = open_trailer(&trailer)?;
-            let end = length - TRAILER_BYTES as u64;
-            let Some(start) = end.checked_sub(footer_length as u64) else { continue };
-            let footer = self.store.get_range(&key, start..end).await?;
-            let chunks = open_footer(id, &footer, footer_hash)?;
-            self.journal.stored(PackEntry { id, length, footer_hash }, intent.bundle, chunks.into_iter())?;
-        }
-        Ok(())
-    }
-
     /// W7.
     async fn publish(&self, descriptor: &Descriptor, object: &Bytes) -> Result<(), CommitError> {
         let key = self.store.keys().bundle(self.repo, descriptor.bundle);
         match self.store.put_new(&key, object).await? {
             Put::Ours => Ok(()),
             Put::Theirs(_) => Err(CommitError::SlotTaken),
-        }
-    }
-
-    fn summary(&self, descriptor: &Descriptor, object: &Bytes) -> Summary {
-        descriptor.summary(object)
-    }
-}
-
-/// What one chunk of a sealed file is.
-enum ChunkSource {
-    /// A chunk that the store holds.
-    Stored(Extent),
-    /// Bytes that may have to be stored.
-    Bytes(Bytes),
-}
-
-/// One commit under way.
-struct Work<'a> {
-    committer: &'a Committer,
-    intent: &'a Intent,
-    sealed: &'a Sealed,
-    parent: Option<&'a Snapshot>,
-}
-
-impl Work<'_> {
-    /// Bundles whose packs may be re-used: this one's own, and the bases.
-    fn reusable(&self) -> Vec<BundleId> {
-        let mut bundles = self.intent.bases.clone();
-        bundles.push(self.intent.bundle);
-        bundles
-    }
-
-    /// W3: stores every chunk of the instant that no pack of ours or of a base holds.
-    async fn upload(&self) -> Result<Uploaded, CommitError> {
-        self.index_bases().await?;
-        let uploaded: Uploaded = Arc::default();
-        let (journal, bundle, shared) = (self.committer.journal.clone(), self.intent.bundle, uploaded.clone());
-        let failure: Arc<Mutex<Option<StagingError>>> = Arc::default();
-        let failed = failure.clone();
-        let done = move |pack: StoredPack<(u64, u64)>| {
-            let entry = PackEntry { id: pack.id, length: pack.length, footer_hash: pack.footer_hash };
-            let chunks = pack.placed.iter().map(|(_, id, at)| (*id, *at));
-            if let Err(error) = journal.stored(entry, bundle, chunks) {
-                failed.lock().expect("nothing panics while it holds it").get_or_insert(error);
-            }
-            let mut uploaded = shared.lock().expect("nothing panics while it holds the map");
-            uploaded.extend(pack.placed.into_iter().map(|(token, id, at)| (token, Extent { id, at: Some(at) })));
-        };
-        let config = PackerConfig {
-            intent: self.intent.id,
-            run: self.committer.run,
-            target_bytes: PACK_BYTES,
-            uploads_max: UPLOADS,
-        };
-        let packer = Packer::new(config, self.committer.store.clone(), self.committer.journal.clone(), done);
-        let mut after = None;
-        loop {
-            let step = self.sealed.changed_inodes(after)?;
-            let Some((last, _)) = step.last() else { break };
-            after = Some(*last);
-            for (ino, inode) in step {
-                self.upload_file(ino, &inode, &packer, &uploaded).await?;
-            }
-        }
-        packer.flush().await?;
-        match failure.lock().expect("nothing panics while it holds it").take() {
-            Some(error) => Err(error.into()),
-            None => Ok(uploaded),
-        }
-    }
-
-    async fn upload_file(
-        &self,
-        ino: u64,
-        inode: &Inode,
-        packer: &Packer<(u64, u64)>,
-        uploaded: &Uploaded,
-    ) -> Result<(), CommitError> {
-        let InodeBody::File(file) = &inode.body else { return Ok(()) };
-        if inode.nlink == 0 || file.is_stored() || file.size <= INLINE_BYTES_MAX as u64 {
-            return Ok(());
-        }
-        let layout = ChunkLayout::new(file.size, self.committer.tree.chunk());
-        let small = file.size <= SMALL_FILE_BYTES_MAX as u64;
-        let bases = self.reusable();
-        stream::iter((0..layout.chunks()).map(Ok))
-            .try_for_each_concurrent(HASHERS, |index| {
-                let bases = &bases;
-                async move {
-                    let source = self.chunk(file, &layout, index).await?;
-                    let extent = match source {
-                        ChunkSource::Stored(extent) => extent,
-                        ChunkSource::Bytes(bytes) => {
-                            let hashed = tokio::task::spawn_blocking(move || identify(bytes));
-                            let (id, bytes) = hashed.await.expect("hashing does not panic");
-                            match bytes {
-                                None => Extent { id, at: None },
-                                Some(bytes) => match self.committer.journal.find(id, bases)? {
-                                    Some(at) => Extent { id, at: Some(at) },
-                                    None => {
-                                        packer.put((ino, index), id, bytes, small).await?;
-                                        return Ok::<_, CommitError>(());
-                                    }
-                                },
-                            }
-                        }
-                    };
-                    uploaded.lock().expect("nothing panics while it holds the map").insert((ino, index), extent);
-                    Ok(())
-                }
-            })
-            .await
-    }
-
-    /// What chunk `index` of a sealed file is.
-    async fn chunk(&self, file: &FileData, layout: &ChunkLayout, index: u64) -> Result<ChunkSource, CommitError> {
-        let span = layout.span(ChunkIndex(index));
-        let len = (span.end - span.start) as usize;
-        if let Some(id) = file.local
-            && file.is_local(index)
-        {
-            let data = self.sealed.data().clone();
-            let read = tokio::task::spawn_blocking(move || data.read_chunk(id, index, len));
-            let bytes = read.await.expect("reading does not panic").map_err(StagingError::from)?;
-            return Ok(ChunkSource::Bytes(bytes.into()));
-        }
-        let Some(base) = &file.base else { return Ok(ChunkSource::Bytes(vec![0; len].into())) };
-        let chunk_size = self.committer.tree.chunk();
-        let same =
-            ChunkLayout::new(base.size, chunk_size).span(ChunkIndex(index)) == span && span.end <= file.base_limit;
-        if same && !matches!(base.content, Content::Inline(_)) {
-            return Ok(ChunkSource::Stored(self.committer.reader.extent(base, ChunkIndex(index)).await?));
-        }
-        let shown = span.start.min(file.base_limit)..span.end.min(file.base_limit);
-        let mut bytes = self.committer.reader.read(base, chunk_size, shown).await?.to_vec();
-        bytes.resize(len, 0);
-        Ok(ChunkSource::Bytes(bytes.into()))
-    }
-
-    /// Notes where the chunks of the bases lie, once a base.
-    async fn index_bases(&self) -> Result<(), CommitError> {
-        let Some(parent) = self.parent else { return Ok(()) };
-        let bundle = parent.descriptor().bundle;
-        if self.committer.journal.is_indexed(bundle)? {
-            return Ok(());
-        }
-        let mut ordinal = 0;
-        while let Some((start, rows)) = parent.range_at(Table::Files, ordinal).await? {
-            let mut chunks = Vec::new();
-            for row in rows.iter() {
-                let RowValue::Entry(entry) = &row.value else { continue };
-                let Body::File(file) = &entry.body else { continue };
-                let layout = ChunkLayout::new(file.size, self.committer.tree.chunk());
-                if matches!(file.content, Content::Inline(_)) {
-                    continue;
-                }
-                for index in 0..layout.chunks() {
-                    let extent = self.committer.reader.extent(file, ChunkIndex(index)).await?;
-                    chunks.extend(extent.at.map(|at| (extent.id, at)));
-                }
-            }
-            self.committer.journal.index(bundle, chunks.into_iter())?;
-            ordinal = start + rows.len() as u64;
-        }
-        Ok(self.committer.journal.set_indexed(bundle)?)
-    }
-
-    /// W5: the tables of the instant, and the descriptor; also which files are now in the store, as what.
-    async fn tables(
-        &self,
-        request: &CommitRequest,
-        uploaded: Uploaded,
-    ) -> Result<(Descriptor, Bytes, Vec<(u64, u64, FileBody)>), CommitError> {
-        let committer = self.committer;
-        let uploaded = std::mem::take(&mut *uploaded.lock().expect("nothing panics while it holds the map"));
-        let mut tables = Tables {
-            work: self,
-            uploaded,
-            writer: TreeWriter::new(
-                committer.store.clone(),
-                committer.journal.clone(),
-                self.intent.id,
-                committer.run,
-                self.parent,
-            )
-            .await?,
-            changed: HashMap::new(),
-            bodies: HashMap::new(),
-            stored: Vec::new(),
-        };
-        tables.load_changed()?;
-        tables.link_rows().await?;
-        tables.walk().await?;
-        let descriptor = Descriptor {
-            repo: committer.repo,
-            bundle: self.intent.bundle,
-            intent: self.intent.id,
-            time: committer.store.clock.now(),
-            chunk_size: committer.tree.chunk(),
-            who: committer.who.clone(),
-            message: request.message.clone(),
-            tool: concat!("datamon ", env!("CARGO_PKG_VERSION")).to_owned(),
-            parents: self.parent.map(|parent| (parent.descriptor().bundle, parent.hash())).into_iter().collect(),
-            labels: request.labels.clone(),
-            counts: TreeCounts::default(),
-            layers: vec![Layer::default()],
-            packs: PackTable::Here(Vec::new()),
-        };
-        let mut packs = committer.journal.packs()?;
-        if let Some(base) = &self.sealed.base.snapshot {
-            packs.extend(base.packs().await?);
-        }
-        let (descriptor, object) = tables.writer.finish(descriptor, &packs).await?;
-        Ok((descriptor, object, tables.stored))
-    }
-}
-
-/// The id of a chunk, and its bytes unless they are all zero.
-fn identify(bytes: Bytes) -> (ChunkId, Option<Bytes>) {
-    let id = ChunkId::of(&bytes);
-    let is_hole = bytes.iter().all(|byte| *byte == 0);
-    (id, (!is_hole).then_some(bytes))
-}
-
-/// The walk that turns an instant into rows.
-struct Tables<'a> {
-    work: &'a Work<'a>,
-    writer: TreeWriter,
-    uploaded: HashMap<(u64, u64), Extent>,
-    changed: HashMap<u64, Inode>,
-    /// Content of hard-linked files, which several names lead to.
-    bodies: HashMap<u64, u64>,
-    stored: Vec<(u64, u64, FileBody)>,
-}
-
-impl Tables<'_> {
-    fn load_changed(&mut self) -> Result<(), CommitError> {
-        let mut after = None;
-        loop {
-            let step = self.work.sealed.changed_inodes(after)?;
-            let Some((last, _)) = step.last() else { return Ok(()) };
-            after = Some(*last);
-            self.changed.extend(step);
-        }
-    }
-
-    /// Link rows stand before all others: those of the base that are left, and new ones, by group.
-    async fn link_rows(&mut self) -> Result<(), CommitError> {
-        let mut groups: BTreeMap<LinkId, (u64, Inode)> = BTreeMap::new();
-        if let Some(snapshot) = &self.work.sealed.base.snapshot {
-            let mut ordinal = 0;
-            'ranges: while let Some((start, rows)) = snapshot.range_at(Table::Files, ordinal).await? {
-                for (at, row) in rows.iter().enumerate() {
-                    if !row.key.is_link() {
-                        break 'ranges;
-                    }
-                    let id = crate::snapshot::RowId { table: Table::Files, ordinal: (start + at as u64) as u32 };
-                    let ino = self.work.sealed.base.ino(id);
-                    let inode = self.work.sealed.base.inode(ino).await?;
-                    if let Some(link) = inode.link {
-                        groups.insert(link, (ino, inode));
-                    }
-                }
-                ordinal = start + rows.len() as u64;
-            }
-        }
-        for (ino, inode) in &self.changed {
-            if let Some(link) = inode.link {
-                groups.insert(link, (*ino, inode.clone()));
-            }
-        }
-        for (link, (ino, inode)) in groups {
-            if inode.nlink > 1 {
-                let body = self.body(ino, &inode, None).await?;
-                let size = if let Body::File(file) = &body { file.size } else { 0 };
-                self.bodies.insert(ino, size);
-                let row = Row { key: RowKey::link(link), value: RowValue::Entry(inode.entry(body)) };
-                self.writer.file(row, 0).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Every directory before what is in it, names in bytewise order: the order of keys.
-    async fn walk(&mut self) -> Result<(), CommitError> {
-        let root = self.work.sealed.inode(ROOT).await?;
-        let body = Body::Directory { counts: TreeCounts::default(), opaque: false };
-        self.writer.directory(RowKey::root(), root.entry(body));
-        let mut waiting = vec![(ROOT, root, TreePath::root())];
-        while let Some((ino, inode, path)) = waiting.pop() {
-            let mut below = Vec::new();
-            for (name, child, base_inode) in self.work.sealed.children(ino, &inode).await? {
-                let inode = match (self.changed.get(&child), base_inode) {
-                    (Some(changed), _) => changed.clone(),
-                    (None, Some(inode)) => inode,
-                    (None, None) => self.work.sealed.inode(child).await?,
-                };
-                let key = RowKey::child(&path, &name);
-                if inode.kind() == FileKind::Directory {
-                    let body = Body::Directory { counts: TreeCounts::default(), opaque: false };
-                    let mut entry = inode.entry(body);
-                    entry.nlink = 1;
-                    self.writer.directory(key, entry);
-                    below.push((child, inode, path.join(&name)));
-                } else {
-                    let before = self.file_before(&path, &name, child, &inode).await?;
-                    self.file(key, child, inode, before).await?;
-                }
-            }
-            waiting.extend(below.into_iter().rev());
-        }
-        Ok(())
-    }
-
-    /// What the parent has at this path, if the file is one of several chunks that this commit has read anew.
-    async fn file_before(
-        &self,
-        path: &TreePath,
-        name: &FileName,
-        ino: u64,
-        inode: &Inode,
-    ) -> Result<Option<FileBody>, CommitError> {
-        let (InodeBody::File(_), Some(parent)) = (&inode.body, self.work.parent) else { return Ok(None) };
-        if !self.uploaded.contains_key(&(ino, 1)) {
-            return Ok(None);
-        }
-        match parent.lookup(path, name).await?.map(|(_, entry)| entry.body) {
-            Some(Body::File(before)) => Ok(Some(before)),
-            _ => Ok(None),
-        }
-    }
-
-    async fn file(&mut self, key: RowKey, ino: u64, inode: Inode, before: Option<FileBody>) -> Result<(), CommitError> {
-        if inode.nlink > 1 {
-            let inode = match inode.link {
-                Some(_) => inode,
-                None => self.work.sealed.inode(ino).await?,
-            };
-            let link = inode.link.ok_or(StagingError::damaged("hard link without a group"))?;
-            let bytes = self.bodies.get(&ino).copied().unwrap_or(0);
-            return Ok(self.writer.file(Row { key, value: RowValue::Link(link) }, bytes).await?);
-        }
-        let body = self.body(ino, &inode, before).await?;
-        let bytes = if let Body::File(file) = &body { file.size } else { 0 };
-        Ok(self.writer.file(Row { key, value: RowValue::Entry(inode.entry(body)) }, bytes).await?)
-    }
-
-    async fn body(&mut self, ino: u64, inode: &Inode, before: Option<FileBody>) -> Result<Body, CommitError> {
-        let file = match &inode.body {
-            InodeBody::Directory => return Ok(Body::Directory { counts: TreeCounts::default(), opaque: false }),
-            InodeBody::Other(body) => return Ok(body.clone()),
-            InodeBody::File(file) => file,
-        };
-        if let (true, Some(body)) = (file.is_stored(), &file.base) {
-            if matches!(body.content, Content::Extents { .. }) {
-                self.writer.names_unread_blocks();
-            }
-            return Ok(Body::File(body.clone()));
-        }
-        let body = FileBody { size: file.size, content: self.content(ino, file, before).await?, b3sum: None };
-        self.stored.push((ino, inode.version, body.clone()));
-        Ok(Body::File(body))
-    }
-
-    async fn content(&mut self, ino: u64, file: &FileData, before: Option<FileBody>) -> Result<Content, CommitError> {
-        let layout = ChunkLayout::new(file.size, self.work.committer.tree.chunk());
-        if file.size == 0 {
-            return Ok(Content::Inline(Bytes::new()));
-        }
-        if file.size <= INLINE_BYTES_MAX as u64 {
-            return match self.work.chunk(file, &layout, 0).await? {
-                ChunkSource::Bytes(bytes) => Ok(Content::Inline(bytes)),
-                ChunkSource::Stored(extent) => Ok(Content::Chunk(extent)),
-            };
-        }
-        let mut extents = Vec::with_capacity(layout.chunks() as usize);
-        for index in 0..layout.chunks() {
-            let extent = self.uploaded.remove(&(ino, index));
-            extents.push(extent.ok_or(StagingError::damaged("a chunk was not uploaded"))?);
-        }
-        if let Some(FileBody { content: content @ Content::Extents { id, .. }, .. }) = before
-            && id == content_id(file.size, &extents)
-        {
-            // The same bytes as before: its blocks are there, and the row comes out byte-equal.
-            self.writer.names_unread_blocks();
-            return Ok(content);
-        }
-        match extents[..] {
-            [extent] => Ok(Content::Chunk(extent)),
-            _ => Ok(self.writer.extents(file.size, &extents).await?),
         }
     }
 }

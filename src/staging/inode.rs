@@ -1,4 +1,8 @@
 //! Inodes of a staging tree: numbers, records, and what a file's bytes are made of.
+//!
+//! A record is written with every change, so it is short and cheap to make: numbers, and only what is there. What a
+//! file has in the store (`base`), and what is no regular file or directory, is one row of the store's format: one
+//! codec, tested once.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,8 +11,9 @@ use crate::format::FormatError;
 use crate::format::range::{RangeWriter, Row, RowKey, RowValue, decode_range};
 use crate::format::refs::{put_time, take_time};
 use crate::format::wire::{Reader, Writer};
+use crate::local::staged_files::Place;
 use crate::model::clock::Timestamp;
-use crate::model::entry::{Attributes, Body, Content, Entry, FileBody, FileKind, TreeCounts, Xattrs};
+use crate::model::entry::{Attributes, Body, Entry, FileBody, FileKind, Xattrs};
 use crate::model::id::LinkId;
 use crate::snapshot::RowId;
 
@@ -33,6 +38,11 @@ pub fn base_row(generation: u64, ino: u64) -> Option<RowId> {
     }
 }
 
+/// Whether the base has no entry of this number, whatever the base; these numbers are the highest.
+pub fn is_new(ino: u64) -> bool {
+    ino >= NEW
+}
+
 /// The number of the `n`th new entry.
 pub fn new_ino(n: u64) -> u64 {
     NEW | n
@@ -47,21 +57,24 @@ pub struct FileData {
     pub base: Option<FileBody>,
     /// Bytes of the base from here on were cut off once and read as zeros.
     pub base_limit: u64,
-    /// The local data file.
-    pub local: Option<u64>,
+    /// Where the local bytes lie. In the log they are the file's first bytes, whole, and there is no base.
+    pub local: Option<Place>,
     /// Chunks that are local, as sorted, disjoint ranges of indices; without a base all are.
     pub chunks: Vec<(u64, u64)>,
+    /// Some of the local chunks are in the store already: the extents family says which.
+    pub uploaded: bool,
 }
 
 impl FileData {
     /// A file of the store, nothing of it local.
     pub fn stored(body: FileBody) -> Self {
-        Self { size: body.size, base_limit: body.size, base: Some(body), local: None, chunks: Vec::new() }
+        let (size, base_limit) = (body.size, body.size);
+        Self { size, base_limit, base: Some(body), local: None, chunks: Vec::new(), uploaded: false }
     }
 
     /// An empty local file.
     pub fn empty() -> Self {
-        Self { size: 0, base: None, base_limit: 0, local: None, chunks: Vec::new() }
+        Self { size: 0, base: None, base_limit: 0, local: None, chunks: Vec::new(), uploaded: false }
     }
 
     /// Whether chunk `index` is local.
@@ -90,6 +103,79 @@ impl FileData {
     }
 }
 
+const MALFORMED: FormatError = FormatError::Malformed { what: "inode record" };
+
+mod tag {
+    pub const DIRECTORY: u8 = 0;
+    pub const FILE: u8 = 1;
+    pub const OTHER: u8 = 2;
+    pub const NOWHERE: u8 = 0;
+    pub const IN_FILE: u8 = 1;
+    pub const IN_LOG: u8 = 2;
+}
+
+/// The body of the row that [`Inode::encode`] put there.
+fn take_row(reader: &mut Reader<'_>) -> Result<Body, FormatError> {
+    match decode_range(reader.string()?)?.pop() {
+        Some(Row { value: RowValue::Entry(entry), .. }) => Ok(entry.body),
+        _ => Err(MALFORMED),
+    }
+}
+
+impl FileData {
+    fn put(&self, writer: &mut Writer) {
+        writer.varint(self.size);
+        match self.local {
+            None => writer.u8(tag::NOWHERE),
+            Some(Place::File(id)) => {
+                writer.u8(tag::IN_FILE);
+                writer.varint(id);
+            }
+            Some(Place::Log { segment, offset, len }) => {
+                writer.u8(tag::IN_LOG);
+                writer.varint(segment);
+                writer.varint(offset.into());
+                writer.varint(len.into());
+            }
+        }
+        writer.u8(u8::from(self.uploaded));
+        writer.u8(u8::from(self.base.is_some()));
+        if self.base.is_some() {
+            writer.varint(self.base_limit);
+            writer.varint(self.chunks.len() as u64);
+            for (start, end) in &self.chunks {
+                writer.varint(*start);
+                writer.varint(*end);
+            }
+        }
+    }
+
+    fn take(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
+        let number = |reader: &mut Reader<'_>| u32::try_from(reader.varint()?).map_err(|_| MALFORMED);
+        let size = reader.varint()?;
+        let local = match reader.u8()? {
+            tag::NOWHERE => None,
+            tag::IN_FILE => Some(Place::File(reader.varint()?)),
+            tag::IN_LOG => {
+                let segment = reader.varint()?;
+                Some(Place::Log { segment, offset: number(reader)?, len: number(reader)? })
+            }
+            _ => return Err(MALFORMED),
+        };
+        let uploaded = reader.u8()? != 0;
+        if reader.u8()? == 0 {
+            return Ok(Self { size, base: None, base_limit: 0, local, chunks: Vec::new(), uploaded });
+        }
+        let base_limit = reader.varint()?;
+        let mut chunks = Vec::new();
+        for _ in 0..reader.count(2)? {
+            chunks.push((reader.varint()?, reader.varint()?));
+        }
+        let Body::File(base) = take_row(reader)? else { return Err(MALFORMED) };
+        Ok(Self { size, base: Some(base), base_limit, local, chunks, uploaded })
+    }
+}
+
 /// What an inode is made of, by kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InodeBody {
@@ -106,6 +192,8 @@ pub enum InodeBody {
 pub struct Inode {
     /// Mode, owner, time of the last change of contents.
     pub attributes: Attributes,
+    /// The time of the last access, as far as somebody set it; reading does not. A bundle does not keep it.
+    pub atime: Timestamp,
     /// Time of the last change of anything.
     pub ctime: Timestamp,
     /// User xattrs.
@@ -125,8 +213,9 @@ pub struct Inode {
 impl Inode {
     /// A new inode with one name.
     pub fn new(attributes: Attributes, body: InodeBody) -> Self {
-        let ctime = attributes.mtime;
-        Self { attributes, ctime, xattrs: Xattrs::default(), nlink: 1, link: None, base: None, version: 0, body }
+        let (atime, ctime) = (attributes.mtime, attributes.mtime);
+        let xattrs = Xattrs::default();
+        Self { attributes, atime, ctime, xattrs, nlink: 1, link: None, base: None, version: 0, body }
     }
 
     /// The inode of the base's entry at `row`; `link` is its group.
@@ -136,9 +225,9 @@ impl Inode {
             Body::File(file) => (InodeBody::File(FileData::stored(file)), None),
             other => (InodeBody::Other(other), None),
         };
-        let ctime = entry.attributes.mtime;
         let (attributes, xattrs, nlink) = (entry.attributes, entry.xattrs, entry.nlink);
-        Self { attributes, ctime, xattrs, nlink, link, base, version: 0, body }
+        let (atime, ctime) = (attributes.mtime, attributes.mtime);
+        Self { attributes, atime, ctime, xattrs, nlink, link, base, version: 0, body }
     }
 
     /// Its kind.
@@ -167,66 +256,74 @@ impl Inode {
 
     /// The record's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let body = match &self.body {
-            InodeBody::Directory => Body::Directory { counts: TreeCounts::default(), opaque: false },
-            InodeBody::File(FileData { base: Some(body), .. }) => Body::File(body.clone()),
-            InodeBody::File(_) => {
-                Body::File(FileBody { size: 0, content: Content::Inline(bytes::Bytes::new()), b3sum: None })
-            }
-            InodeBody::Other(body) => body.clone(),
-        };
-        // One row of the store's format holds attributes, xattrs and content: one codec, tested once.
-        let mut range = RangeWriter::default();
-        range.push(&Row { key: RowKey::root(), value: RowValue::Entry(self.entry(body)) });
-        let (_, row) = range.finish().expect("one row was pushed");
         let mut writer = Writer::new();
-        writer.string(&row);
-        put_time(&mut writer, self.ctime);
-        writer.array(&self.link.map_or([0; 16], LinkId::to_bytes));
-        writer.varint(self.base.map_or(0, |row| row.to_bits() + 1));
+        writer.u8(match &self.body {
+            InodeBody::Directory => tag::DIRECTORY,
+            InodeBody::File(_) => tag::FILE,
+            InodeBody::Other(_) => tag::OTHER,
+        });
+        let Attributes { permissions, uid, gid, mtime } = self.attributes;
+        writer.u16(permissions);
+        writer.u32(uid);
+        writer.u32(gid);
+        [mtime, self.atime, self.ctime].into_iter().for_each(|time| put_time(&mut writer, time));
+        writer.varint(self.nlink.into());
         writer.varint(self.version);
-        if let InodeBody::File(file) = &self.body {
-            writer.varint(file.size);
-            writer.u8(u8::from(file.base.is_some()));
-            writer.varint(file.base_limit);
-            writer.varint(file.local.map_or(0, |id| id + 1));
-            writer.varint(file.chunks.len() as u64);
-            for (start, end) in &file.chunks {
-                writer.varint(*start);
-                writer.varint(*end);
+        writer.varint(self.base.map_or(0, |row| row.to_bits() + 1));
+        writer.string(self.link.map(LinkId::to_bytes).as_ref().map_or(&[][..], |link| &link[..]));
+        writer.varint(self.xattrs.len() as u64);
+        for (name, value) in self.xattrs.iter() {
+            writer.string(name);
+            writer.string(value);
+        }
+        match &self.body {
+            InodeBody::Directory => {}
+            InodeBody::Other(body) => self.put_row(&mut writer, body.clone()),
+            InodeBody::File(file) => {
+                file.put(&mut writer);
+                if let Some(body) = &file.base {
+                    self.put_row(&mut writer, Body::File(body.clone()));
+                }
             }
         }
         writer.into_bytes()
     }
 
+    /// Appends `body` as a row of the store's format.
+    fn put_row(&self, writer: &mut Writer, body: Body) {
+        let entry = Entry { attributes: self.attributes, xattrs: Xattrs::default(), nlink: 1, body };
+        let mut range = RangeWriter::default();
+        range.push(&Row { key: RowKey::root(), value: RowValue::Entry(entry) });
+        let (_, row) = range.finish().expect("one row was pushed");
+        writer.string(&row);
+    }
+
     /// The inode with this record.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(bytes);
-        let malformed = FormatError::Malformed { what: "inode record" };
-        let row = decode_range(reader.string()?)?.pop().ok_or(malformed.clone())?;
-        let RowValue::Entry(entry) = row.value else { return Err(malformed) };
-        let ctime = take_time(&mut reader)?;
-        let link = Some(LinkId::from_bytes(reader.array()?)).filter(|link| link.to_bytes() != [0; 16]);
-        let base = reader.varint()?.checked_sub(1).map(RowId::from_bits);
+        let kind = reader.u8()?;
+        let (permissions, uid, gid) = (reader.u16()?, reader.u32()?, reader.u32()?);
+        let (mtime, atime, ctime) = (take_time(&mut reader)?, take_time(&mut reader)?, take_time(&mut reader)?);
+        let nlink = u32::try_from(reader.varint()?).map_err(|_| MALFORMED)?;
         let version = reader.varint()?;
-        let body = match entry.body {
-            Body::Directory { .. } => InodeBody::Directory,
-            Body::File(body) => {
-                let size = reader.varint()?;
-                let has_base = reader.u8()? != 0;
-                let base_limit = reader.varint()?;
-                let local = reader.varint()?.checked_sub(1);
-                let mut chunks = Vec::new();
-                for _ in 0..reader.count(2)? {
-                    chunks.push((reader.varint()?, reader.varint()?));
-                }
-                InodeBody::File(FileData { size, base: has_base.then_some(body), base_limit, local, chunks })
-            }
-            other => InodeBody::Other(other),
+        let base = reader.varint()?.checked_sub(1).map(RowId::from_bits);
+        let link = match reader.string()? {
+            [] => None,
+            bytes => Some(LinkId::from_bytes(bytes.try_into().map_err(|_| MALFORMED)?)),
+        };
+        let mut xattrs = Xattrs::default();
+        for _ in 0..reader.count(2)? {
+            Arc::make_mut(&mut xattrs).insert(reader.string()?.to_vec(), reader.string()?.to_vec());
+        }
+        let body = match kind {
+            tag::DIRECTORY => InodeBody::Directory,
+            tag::FILE => InodeBody::File(FileData::take(&mut reader)?),
+            tag::OTHER => InodeBody::Other(take_row(&mut reader)?),
+            _ => return Err(MALFORMED),
         };
         reader.finish()?;
-        let (attributes, xattrs, nlink) = (entry.attributes, entry.xattrs, entry.nlink);
-        Ok(Self { attributes, ctime, xattrs, nlink, link, base, version, body })
+        let attributes = Attributes { permissions, uid, gid, mtime };
+        Ok(Self { attributes, atime, ctime, xattrs, nlink, link, base, version, body })
     }
 
     /// Sets an xattr or removes it.
@@ -242,6 +339,7 @@ impl Inode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::entry::Content;
     use crate::snapshot::Table;
 
     fn attributes() -> Attributes {
@@ -252,12 +350,15 @@ mod tests {
     fn an_inode_of_every_kind_survives_its_record() {
         let stored = FileBody { size: 3, content: Content::Inline(bytes::Bytes::from_static(b"abc")), b3sum: None };
         let mut over = FileData::stored(stored);
-        over.local = Some(0);
+        over.local = Some(Place::File(0));
         over.add_local(1..2);
+        let place = Place::Log { segment: 1 << 40, offset: 16, len: 5 };
+        let logged = FileData { size: 9, local: Some(place), uploaded: true, ..FileData::empty() };
         let bodies = [
             InodeBody::Directory,
             InodeBody::File(FileData::empty()),
             InodeBody::File(over),
+            InodeBody::File(logged),
             InodeBody::Other(Body::Symlink(bytes::Bytes::from_static(b"x"))),
             InodeBody::Other(Body::CharDevice(9)),
         ];
@@ -266,6 +367,7 @@ mod tests {
             inode.link = Some(LinkId::from_parts(1, 2));
             inode.base = Some(RowId { table: Table::Files, ordinal: 0 });
             inode.version = 7;
+            inode.atime = Timestamp { secs: 9, nanos: 9 };
             inode.change_xattr(b"user.a", Some(b"b"));
             assert_eq!(Inode::decode(&inode.encode()), Ok(inode));
         }

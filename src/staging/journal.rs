@@ -10,13 +10,13 @@ use crate::content::packer::PackJournal;
 use crate::format::FormatError;
 use crate::format::descriptor::{PackEntry, decode_pack_table, encode_pack_table};
 use crate::format::intent::Intent;
-use crate::format::range::{PackDictionary, put_locator, take_locator, take_packs};
 use crate::format::wire::{Reader, Writer};
 use crate::local::db::{Batch, Database, Family};
 use crate::model::entry::Locator;
-use crate::model::id::{BundleId, ChunkId, ObjectHash};
+use crate::model::id::{BundleId, ChunkId, ObjectHash, PackId};
 
-use super::tree::StagingError;
+use super::error::StagingError;
+use super::extents::{decode_locator, encode_locator};
 
 /// Pack numbers reserved in one durable step.
 const SEQ_STEP: u32 = 64;
@@ -113,16 +113,15 @@ impl Journal {
         Ok(self.db.write_durably(batch)?)
     }
 
-    /// A data pack of this intent is in the store; its chunks may be re-used under `bundle`.
+    /// A data pack of this intent is in the store, and these chunks in it.
     pub fn stored(
         &self,
         pack: PackEntry,
-        bundle: BundleId,
         chunks: impl Iterator<Item = (ChunkId, Locator)>,
     ) -> Result<(), StagingError> {
         let mut batch = Batch::default();
         batch.put(Family::Meta, format!("pack/{}", pack.id), encode_pack_table(&[pack]));
-        index(&mut batch, bundle, chunks);
+        index(&mut batch, pack.id, chunks);
         Ok(self.db.write(batch)?)
     }
 
@@ -135,55 +134,34 @@ impl Journal {
         Ok(packs)
     }
 
-    /// Chunks of a base: they may be re-used while `bundle` is one.
-    pub fn index(
-        &self,
-        bundle: BundleId,
-        chunks: impl Iterator<Item = (ChunkId, Locator)>,
-    ) -> Result<(), StagingError> {
+    /// Notes where the chunks of a pack lie: of a base, or of this intent.
+    pub fn index(&self, pack: PackId, chunks: impl Iterator<Item = (ChunkId, Locator)>) -> Result<(), StagingError> {
         let mut batch = Batch::default();
-        index(&mut batch, bundle, chunks);
+        index(&mut batch, pack, chunks);
         Ok(self.db.write(batch)?)
     }
 
-    /// Whether the chunks of `bundle` are indexed; [`Journal::set_indexed`] says so.
-    pub fn is_indexed(&self, bundle: BundleId) -> Result<bool, StagingError> {
-        Ok(self.db.get(Family::Meta, b"indexed")?.is_some_and(|found| found == bundle.to_bytes()))
+    /// Whether the chunks of a pack are noted.
+    pub fn is_indexed(&self, pack: PackId) -> Result<bool, StagingError> {
+        Ok(self.db.get(Family::Meta, &indexed_key(pack))?.is_some())
     }
 
-    /// All chunks of `bundle` are indexed.
-    pub fn set_indexed(&self, bundle: BundleId) -> Result<(), StagingError> {
-        let mut batch = Batch::default();
-        batch.put(Family::Meta, &b"indexed"[..], bundle.to_bytes());
-        Ok(self.db.write(batch)?)
-    }
-
-    /// Where a chunk lies, if a bundle of `bases` holds it.
-    pub fn find(&self, id: ChunkId, bases: &[BundleId]) -> Result<Option<Locator>, StagingError> {
-        let Some(value) = self.db.get(Family::Chunks, id.as_bytes())? else { return Ok(None) };
-        let mut reader = Reader::new(&value);
-        let bundle = BundleId::from_bytes(reader.array()?);
-        if !bases.contains(&bundle) {
-            return Ok(None);
-        }
-        let packs = take_packs(&mut reader)?;
-        let at = take_locator(&mut reader, &packs)?;
-        reader.finish()?;
-        Ok(Some(at))
+    /// Where a chunk lies, in whatever pack: whether that may be re-used is for the caller to know.
+    pub fn find(&self, id: ChunkId) -> Result<Option<Locator>, StagingError> {
+        let found = self.db.get(Family::Chunks, id.as_bytes())?;
+        Ok(found.map(|bytes| decode_locator(&bytes)).transpose()?)
     }
 }
 
-fn index(batch: &mut Batch, bundle: BundleId, chunks: impl Iterator<Item = (ChunkId, Locator)>) {
+fn indexed_key(pack: PackId) -> Vec<u8> {
+    format!("indexed/{pack}").into_bytes()
+}
+
+fn index(batch: &mut Batch, pack: PackId, chunks: impl Iterator<Item = (ChunkId, Locator)>) {
     for (id, at) in chunks {
-        let mut packs = PackDictionary::default();
-        let mut place = Writer::new();
-        put_locator(&mut place, &mut packs, &at);
-        let mut writer = Writer::new();
-        writer.array(&bundle.to_bytes());
-        packs.put(&mut writer);
-        writer.array(&place.into_bytes());
-        batch.put(Family::Chunks, id.as_bytes().to_vec(), writer.into_bytes());
+        batch.put(Family::Chunks, id.as_bytes().to_vec(), encode_locator(&at));
     }
+    batch.put(Family::Meta, indexed_key(pack), []);
 }
 
 impl From<FormatError> for super::commit::CommitError {

@@ -4,16 +4,19 @@
 //! a chunk of a data file that existed at the seal is overwritten or cut off, its old bytes are copied aside, once. Data
 //! files that lose their last use meanwhile are removed when the seal goes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::inode::Inode;
-use super::tree::{Base, StagingError, decode_child, read_up_to};
+use super::base::Base;
+use super::error::StagingError;
+use super::inode::{Inode, is_new};
+use super::names::{NamesStep, names_step};
 use crate::local::db::{Family, Instant};
+use crate::local::staged_files::{Place, StagedFiles, read_up_to};
 use crate::model::chunk::ChunkSize;
 use crate::model::name::FileName;
 
@@ -34,6 +37,7 @@ pub struct Sealed {
 /// What a seal keeps of the data files.
 pub struct Preserved {
     dir: PathBuf,
+    files: Arc<StagedFiles>,
     chunk: ChunkSize,
     /// Data files from this number on were made after the seal.
     first_new: u64,
@@ -45,13 +49,13 @@ struct State {
     kept: HashMap<(u64, u64), (u64, usize)>,
     side: Option<File>,
     side_bytes: u64,
-    unused: Vec<u64>,
+    unused: Vec<Place>,
 }
 
 impl Preserved {
-    pub(super) fn new(dir: &Path, chunk: ChunkSize, first_new: u64) -> Self {
+    pub(super) fn new(dir: &Path, files: Arc<StagedFiles>, chunk: ChunkSize, first_new: u64) -> Self {
         let state = State { kept: HashMap::new(), side: None, side_bytes: 0, unused: Vec::new() };
-        Self { dir: dir.to_owned(), chunk, first_new, state: Mutex::new(state) }
+        Self { dir: dir.to_owned(), files, chunk, first_new, state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -64,7 +68,7 @@ impl Preserved {
             return Ok(());
         }
         let size = self.chunk.bytes();
-        let data = File::open(data_path(&self.dir, id))?;
+        let data = self.files.open_file(id)?;
         let end = end.min(data.metadata()?.len());
         for index in start / size..end.div_ceil(size) {
             let mut state = self.lock();
@@ -85,24 +89,27 @@ impl Preserved {
         Ok(())
     }
 
-    /// Notes that data file `id` has no use any more, but to this seal.
-    pub(super) fn unused(&self, id: u64) {
-        self.lock().unused.push(id);
+    /// Notes that a place has no use any more, but to this seal.
+    pub(super) fn unused(&self, place: Place) {
+        self.lock().unused.push(place);
     }
 
-    /// The bytes of chunk `index` of data file `id` at the instant; missing ones are zeros.
-    pub fn read_chunk(&self, id: u64, index: u64, len: usize) -> io::Result<Vec<u8>> {
+    /// The bytes of chunk `index` of what lies at `place`, as they were at the instant; missing ones are zeros.
+    pub fn read_chunk(&self, place: Place, index: u64, len: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; len];
-        let state = self.lock();
-        match (state.kept.get(&(id, index)), &state.side) {
-            (Some((at, kept)), Some(side)) => {
-                let kept = (*kept).min(len);
-                read_up_to(side, &mut bytes[..kept], *at)?;
+        match place {
+            Place::Log { segment, offset, len } => {
+                self.files.read_log(segment, offset, len, &mut bytes, index * self.chunk.bytes())?;
             }
-            _ => {
-                // Under the lock, so that no writer changes the chunk while it is read.
-                let data = File::open(data_path(&self.dir, id))?;
-                read_up_to(&data, &mut bytes, index * self.chunk.bytes())?;
+            Place::File(id) => {
+                // A writer copies aside before it changes: what was not kept after the reading was not changed before it.
+                read_up_to(&self.files.open_file(id)?, &mut bytes, index * self.chunk.bytes())?;
+                let state = self.lock();
+                if let (Some((at, kept)), Some(side)) = (state.kept.get(&(id, index)), &state.side) {
+                    let kept = (*kept).min(len);
+                    bytes.fill(0);
+                    read_up_to(side, &mut bytes[..kept], *at)?;
+                }
             }
         }
         Ok(bytes)
@@ -112,19 +119,11 @@ impl Preserved {
 impl Drop for Preserved {
     fn drop(&mut self) {
         let state = self.lock();
-        // What cannot be removed now is found as unused at the next start.
-        for id in &state.unused {
-            let _ = fs::remove_file(data_path(&self.dir, *id));
-        }
+        state.unused.iter().for_each(|place| self.files.forget(*place));
         if state.side.is_some() {
             let _ = fs::remove_file(self.dir.join("seal"));
         }
     }
-}
-
-/// The path of data file `id`; 256 directories keep each small.
-pub fn data_path(dir: &Path, id: u64) -> PathBuf {
-    dir.join("data").join(format!("{:02x}", id & 0xff)).join(format!("{id:x}"))
 }
 
 impl Sealed {
@@ -136,39 +135,34 @@ impl Sealed {
         }
     }
 
-    /// All entries of a directory in bytewise order of their names: name, number, and the base's entry where the name is
-    /// still the base's.
-    pub async fn children(&self, ino: u64, inode: &Inode) -> Result<Vec<(FileName, u64, Option<Inode>)>, StagingError> {
-        let mut merged = std::collections::BTreeMap::new();
-        if let (Some(snapshot), Some(row)) = (&self.base.snapshot, inode.base) {
-            let path = self.base.directory_path(row).await?;
-            let mut after: Option<FileName> = None;
-            loop {
-                let listed = snapshot.list(&path, after.as_ref(), LIST_STEP).await?;
-                let Some((last, ..)) = listed.last() else { break };
-                after = Some(last.clone());
-                for (name, row, entry) in listed {
-                    let inode = Inode::of_base(row, entry, None);
-                    merged.insert(name, (self.base.ino(row), Some(inode)));
-                }
-            }
-        }
-        let prefix = ino.to_be_bytes();
-        let mut from = prefix.to_vec();
+    /// A part of a directory at the instant, after the name `after`.
+    pub(super) async fn children(
+        &self,
+        ino: u64,
+        directory: &Inode,
+        after: Option<&FileName>,
+    ) -> Result<NamesStep, StagingError> {
+        let pairs = |prefix: &[u8], from: &[u8]| self.instant.prefix(Family::Names, prefix, from, LIST_STEP);
+        names_step(&self.base, ino, directory, after, LIST_STEP, pairs).await
+    }
+
+    /// The numbers of the base's entries that have a record.
+    pub fn changed_base_inodes(&self) -> Result<HashSet<u64>, StagingError> {
+        let mut changed = HashSet::new();
+        let mut from = Vec::new();
         loop {
-            let pairs = self.instant.prefix(Family::Names, &prefix, &from, LIST_STEP)?;
-            let Some((last, _)) = pairs.last() else { break };
+            let step = self.instant.prefix(Family::Inodes, &[], &from, LIST_STEP)?;
+            let Some((last, _)) = step.last() else { return Ok(changed) };
             from = last.clone();
             from.push(0);
-            for (key, value) in pairs {
-                let name = FileName::new(key[8..].to_vec()).expect("only names were written");
-                match decode_child(&value) {
-                    Some(child) => merged.insert(name, (child, None)),
-                    None => merged.remove(&name),
-                };
+            for (key, _) in step {
+                let ino = u64::from_be_bytes(key[..].try_into().map_err(|_| StagingError::damaged("inode key"))?);
+                if is_new(ino) {
+                    return Ok(changed);
+                }
+                changed.insert(ino);
             }
         }
-        Ok(merged.into_iter().map(|(name, (child, inode))| (name, child, inode)).collect())
     }
 
     /// All inodes that have a record, a step at a time: those after `after`.

@@ -319,7 +319,8 @@ async fn a_sealed_instant_does_not_see_what_is_written_after_it() {
     here.tree.unlink(ROOT, &name("gone")).await.unwrap();
     here.put(ROOT, "new", b"new").await;
     let root = sealed.inode(ROOT).await.unwrap();
-    let names: Vec<_> = sealed.children(ROOT, &root).await.unwrap().into_iter().map(|(name, ..)| name).collect();
+    let names: Vec<_> =
+        sealed.children(ROOT, &root, None).await.unwrap().entries.into_iter().map(|(name, ..)| name).collect();
     assert_eq!(names, [name("cut"), name("file"), name("gone")]);
     for ino in [file, cut, gone] {
         let InodeBody::File(data) = sealed.inode(ino).await.unwrap().body else { panic!("a file") };

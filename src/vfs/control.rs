@@ -66,7 +66,8 @@ impl Vfs {
         let (uid, gid) = self.settings().owner;
         let attributes = Attributes { permissions, uid, gid, mtime: now };
         let ino = self.name_ino(node);
-        let attr = NodeAttr { ino, kind: FileKind::Regular, attributes, ctime: now, size, nlink: 1, rdev: 0 };
+        let attr =
+            NodeAttr { ino, kind: FileKind::Regular, attributes, atime: now, ctime: now, size, nlink: 1, rdev: 0 };
         Ok(Found { attr, ttl: Ttl::None })
     }
 

@@ -1,0 +1,202 @@
+//! What a tree knows of an inode besides its bytes and names: attributes and xattrs.
+
+use bytes::Bytes;
+
+use super::error::StagingError;
+use super::inode::{FileData, Inode, InodeBody};
+use super::tree::{Tree, put_inode};
+use crate::local::db::Batch;
+use crate::local::staged_files::Place;
+use crate::model::clock::Timestamp;
+use crate::model::entry::{Attributes, Body, FileKind};
+use crate::model::limits::XATTR_BYTES_MAX;
+
+/// What stat(2) shows of an inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeAttr {
+    /// Its number.
+    pub ino: u64,
+    /// Its kind.
+    pub kind: FileKind,
+    /// Mode, owner, mtime.
+    pub attributes: Attributes,
+    /// Last access, as far as it is kept.
+    pub atime: Timestamp,
+    /// Last change of anything.
+    pub ctime: Timestamp,
+    /// Length in bytes.
+    pub size: u64,
+    /// Names.
+    pub nlink: u32,
+    /// Device number.
+    pub rdev: u32,
+}
+
+/// Who asks, and with which umask.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Bits that new entries do not get.
+    pub umask: u32,
+}
+
+/// What setattr is to change.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SetAttr {
+    /// Permission bits.
+    pub permissions: Option<u16>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length.
+    pub size: Option<u64>,
+    /// Time of the last access.
+    pub atime: Option<Timestamp>,
+    /// Time of the last change of contents.
+    pub mtime: Option<Timestamp>,
+    /// Clear set-user-id and set-group-id, as a change by an ordinary user does.
+    pub kill_privileges: bool,
+}
+
+impl NodeAttr {
+    /// What stat(2) shows of `inode`, whose number is `ino`.
+    pub(super) fn of(ino: u64, inode: &Inode) -> Self {
+        let rdev = match &inode.body {
+            InodeBody::Other(Body::CharDevice(rdev) | Body::BlockDevice(rdev)) => *rdev,
+            _ => 0,
+        };
+        // Directories are not counted: 2 while there is a name (as btrfs and overlayfs merge it, find(1) copes).
+        let nlink = if inode.kind() == FileKind::Directory && inode.nlink > 0 { 2 } else { inode.nlink };
+        Self {
+            ino,
+            kind: inode.kind(),
+            attributes: inode.attributes,
+            atime: inode.atime,
+            ctime: inode.ctime,
+            size: inode.size(),
+            nlink,
+            rdev,
+        }
+    }
+}
+
+/// What a write or a change of owner by an ordinary user takes away (inode(7)).
+pub(super) fn kill_privileges(inode: &mut Inode) {
+    if inode.kind() == FileKind::Regular {
+        let permissions = &mut inode.attributes.permissions;
+        *permissions &= !0o4000;
+        if *permissions & 0o010 != 0 {
+            *permissions &= !0o2000;
+        }
+    }
+}
+
+impl Tree {
+    /// What stat(2) shows.
+    pub async fn getattr(&self, ino: u64) -> Result<NodeAttr, StagingError> {
+        Ok(NodeAttr::of(ino, &self.inode(ino).await?))
+    }
+
+    /// The target of a symlink.
+    pub async fn readlink(&self, ino: u64) -> Result<Bytes, StagingError> {
+        match self.inode(ino).await?.body {
+            InodeBody::Other(Body::Symlink(target)) => Ok(target),
+            _ => Err(StagingError::Invalid("not a symlink")),
+        }
+    }
+
+    /// Changes attributes, the length among them.
+    pub async fn setattr(&self, ino: u64, set: SetAttr) -> Result<NodeAttr, StagingError> {
+        let _changing = self.change().await?;
+        let mut inode = self.inode(ino).await?;
+        let now = self.now();
+        let mut batch = Batch::default();
+        let mut unused = None;
+        let mut cut = None;
+        if let Some(size) = set.size {
+            let before = inode.size();
+            unused = self.resize(&mut batch, ino, &mut inode, size)?;
+            inode.attributes.mtime = now;
+            if let InodeBody::File(FileData { local: Some(Place::File(id)), .. }) = inode.body
+                && size < before
+            {
+                cut = Some((id, before, size));
+            }
+        }
+        let attributes = &mut inode.attributes;
+        if let Some(permissions) = set.permissions {
+            attributes.permissions = permissions & 0o7777;
+        }
+        attributes.uid = set.uid.unwrap_or(attributes.uid);
+        attributes.gid = set.gid.unwrap_or(attributes.gid);
+        attributes.mtime = set.mtime.unwrap_or(attributes.mtime);
+        inode.atime = set.atime.unwrap_or(inode.atime);
+        inode.ctime = now;
+        if set.kill_privileges {
+            kill_privileges(&mut inode);
+        }
+        put_inode(&mut batch, ino, &inode);
+        self.apply(batch)?;
+        if let Some((id, from, size)) = cut {
+            self.cut_file(id, from, size).await?;
+        }
+        self.forget_place(unused);
+        Ok(NodeAttr::of(ino, &inode))
+    }
+
+    /// The value of an xattr.
+    pub async fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>, StagingError> {
+        self.inode(ino).await?.xattrs.get(name).cloned().ok_or(StagingError::NoXattr)
+    }
+
+    /// The names of all xattrs.
+    pub async fn listxattr(&self, ino: u64) -> Result<Vec<Vec<u8>>, StagingError> {
+        Ok(self.inode(ino).await?.xattrs.keys().cloned().collect())
+    }
+
+    /// Sets an xattr; `create` and `replace` as in setxattr(2).
+    pub async fn setxattr(
+        &self,
+        ino: u64,
+        name: &[u8],
+        value: &[u8],
+        create: bool,
+        replace: bool,
+    ) -> Result<(), StagingError> {
+        let _changing = self.change().await?;
+        let mut inode = self.inode(ino).await?;
+        match inode.xattrs.contains_key(name) {
+            true if create => return Err(StagingError::Exists),
+            false if replace => return Err(StagingError::NoXattr),
+            _ => {}
+        }
+        inode.change_xattr(name, Some(value));
+        let total: usize = inode.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if total > XATTR_BYTES_MAX {
+            return Err(StagingError::NoSpace);
+        }
+        self.changed_inode(ino, inode)
+    }
+
+    /// Removes an xattr.
+    pub async fn removexattr(&self, ino: u64, name: &[u8]) -> Result<(), StagingError> {
+        let _changing = self.change().await?;
+        let mut inode = self.inode(ino).await?;
+        if !inode.xattrs.contains_key(name) {
+            return Err(StagingError::NoXattr);
+        }
+        inode.change_xattr(name, None);
+        self.changed_inode(ino, inode)
+    }
+
+    fn changed_inode(&self, ino: u64, mut inode: Inode) -> Result<(), StagingError> {
+        inode.ctime = self.now();
+        let mut batch = Batch::default();
+        put_inode(&mut batch, ino, &inode);
+        Ok(self.apply(batch)?)
+    }
+}

@@ -1,0 +1,95 @@
+//! Why a staging tree refuses.
+
+use std::io;
+
+use crate::content::reader::ContentError;
+use crate::format::FormatError;
+use crate::local::db::DatabaseError;
+use crate::snapshot::SnapshotError;
+
+/// Why an operation was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum StagingError {
+    /// No such entry.
+    #[error("no such entry")]
+    NotFound,
+    /// The name is taken.
+    #[error("the name exists")]
+    Exists,
+    /// The directory has entries.
+    #[error("the directory is not empty")]
+    NotEmpty,
+    /// A directory was expected.
+    #[error("not a directory")]
+    NotDirectory,
+    /// A directory was not expected.
+    #[error("is a directory")]
+    IsDirectory,
+    /// The name is ours.
+    #[error(".datamon is reserved at the top of a tree")]
+    Reserved,
+    /// The disk under the state directory is full, or nearly.
+    #[error("the disk under the state directory has no room left (free some, or set -o state=)")]
+    NoSpace,
+    /// Larger than a file may be.
+    #[error("larger than a file may be")]
+    TooLarge,
+    /// An argument makes no sense.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// No such xattr.
+    #[error("no such xattr")]
+    NoXattr,
+    /// The number is of an entry that is gone.
+    #[error("the entry is gone")]
+    Stale,
+    /// Another mount has this tree.
+    #[error("{0}")]
+    Busy(String),
+    /// Changes are not taken now.
+    #[error("the tree is being unmounted")]
+    Frozen,
+    /// The state directory cannot be used.
+    #[error("{0}")]
+    State(String),
+    /// A local file failed.
+    #[error("the state directory: {0}")]
+    Io(io::Error),
+    /// The database failed.
+    #[error(transparent)]
+    Database(DatabaseError),
+    /// A record of the database is not what it should be.
+    #[error("the staging database: {0}")]
+    Record(#[from] FormatError),
+    /// The base could not be read.
+    #[error(transparent)]
+    Base(#[from] SnapshotError),
+}
+
+impl StagingError {
+    pub(super) fn damaged(what: &'static str) -> Self {
+        Self::Record(FormatError::Malformed { what })
+    }
+}
+
+impl From<io::Error> for StagingError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
+            io::ErrorKind::FileTooLarge => Self::TooLarge,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl From<DatabaseError> for StagingError {
+    fn from(error: DatabaseError) -> Self {
+        if error.is_no_space() { Self::NoSpace } else { Self::Database(error) }
+    }
+}
+
+impl From<ContentError> for StagingError {
+    fn from(error: ContentError) -> Self {
+        Self::Base(error.into())
+    }
+}

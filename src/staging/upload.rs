@@ -1,0 +1,349 @@
+//! Bytes on their way to the store, before and during a commit (W0 to W3 of the format).
+//!
+//! One [`Lane`] a tree: whoever stores something holds it, the background after files were closed, or a commit. An
+//! [`Active`] intent is registered with the first byte, is used by both, and ends with the bundle that it becomes.
+//!
+//! ```text
+//!   close ──queue──> (a second later) read → hash → known? → pack → PUT → attach to the file, if it did not change
+//!   commit ───────────────────────── the same for what is not attached, from the sealed instant
+//! ```
+//!
+//! # Invariants
+//!
+//! 1. A chunk is re-used only from packs of this intent or of a base that the intent names.
+//! 2. The bytes that are packed are the very buffer that was hashed.
+//! 3. Writing never waits for the background, and the background never keeps a commit waiting longer than one pack does.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use tokio::time::Instant;
+
+use super::commit::{CommitError, Committer};
+use super::error::StagingError;
+use super::extents::{Attached, SealedExtents};
+use super::inode::InodeBody;
+use super::journal::Journal;
+use super::tree::{Tree, for_each_inode};
+use crate::content::packer::{PackError, Packer, PackerConfig, StoredPack};
+use crate::format::descriptor::PackEntry;
+use crate::format::intent::Intent;
+use crate::format::pack::{TRAILER_BYTES, open_footer, open_trailer};
+use crate::model::entry::{Extent, Locator};
+use crate::model::id::{BundleId, ChunkId, IntentId, PackId};
+use crate::model::limits::{INLINE_BYTES_MAX, SMALL_FILE_BYTES_MAX};
+use crate::snapshot::Snapshot;
+use crate::store::{Store, intents};
+
+/// Bytes after which a data pack is closed.
+const PACK_BYTES: usize = 16 << 20;
+/// Packs on their way at once: with the open one 80 MiB.
+const UPLOADS: usize = 4;
+/// Footers of the bases' packs that are fetched at once.
+const FOOTERS: usize = 8;
+/// How long a closed file is left alone: many live no longer than this.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Pauses of the background after a failure, doubled from the first to the last.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// What a stored chunk is for.
+pub(super) enum Token {
+    /// A file as it was at a version.
+    Live { ino: u64, version: u64, index: u64 },
+    /// The instant that is being committed.
+    Sealed { ino: u64, index: u64 },
+}
+
+/// What only one may do at a time: see the module.
+#[derive(Default)]
+pub(super) struct Lane {
+    pub active: Option<Active>,
+}
+
+/// An intent that is registered, and what is stored under it in this life of the process.
+pub(super) struct Active {
+    pub intent: Intent,
+    /// The collection round under which it is registered.
+    pub round: u64,
+    packer: Packer<Token>,
+    /// Packs of the bases.
+    reusable: HashSet<PackId>,
+}
+
+impl Active {
+    /// Closes the open pack and waits until everything that was put is stored and noted.
+    pub async fn flush(&self) -> Result<(), CommitError> {
+        Ok(self.packer.flush().await?)
+    }
+
+    /// Stores a chunk unless it is known: then, or if it is all zeros, the answer is what it is.
+    pub async fn store(
+        &self,
+        journal: &Journal,
+        token: Token,
+        raw: Vec<u8>,
+        small: bool,
+    ) -> Result<Option<Extent>, CommitError> {
+        let hashed = tokio::task::spawn_blocking(move || identify(raw.into()));
+        let (id, bytes) = hashed.await.expect("hashing does not panic");
+        let Some(bytes) = bytes else { return Ok(Some(Extent { id, at: None })) };
+        if let Some(at) = self.reusable(journal.find(id)?) {
+            return Ok(Some(Extent { id, at: Some(at) }));
+        }
+        self.packer.put(token, id, bytes, small).await?;
+        Ok(None)
+    }
+
+    fn reusable(&self, found: Option<Locator>) -> Option<Locator> {
+        found.filter(|at| at.pack.intent == self.intent.id || self.reusable.contains(&at.pack))
+    }
+}
+
+/// The id of a chunk, and its bytes unless they are all zero.
+fn identify(bytes: Bytes) -> (ChunkId, Option<Bytes>) {
+    let id = ChunkId::of(&bytes);
+    let is_hole = bytes.chunks(4096).all(|part| part == &crate::content::reader::zeros(part.len())[..]);
+    (id, (!is_hole).then_some(bytes))
+}
+
+/// What a pack that came to be stored means for the tree: noted before its tokens count.
+fn noted(tree: Arc<Tree>, journal: Arc<Journal>, pack: StoredPack<Token>) -> BoxFuture<'static, Result<(), PackError>> {
+    let note = async move {
+        let entry = PackEntry { id: pack.id, length: pack.length, footer_hash: pack.footer_hash };
+        journal.stored(entry, pack.placed.iter().map(|(_, id, at)| (*id, *at)))?;
+        let mut live = Vec::new();
+        let mut sealed = Vec::new();
+        for (token, id, at) in pack.placed {
+            let extent = Extent { id, at: Some(at) };
+            match token {
+                Token::Live { ino, version, index } => live.push(Attached { ino, version, index, extent }),
+                Token::Sealed { ino, index } => sealed.push((ino, index, extent)),
+            }
+        }
+        SealedExtents(tree.db()).put(sealed.into_iter())?;
+        tree.attach(&live).await
+    };
+    note.map(|outcome: Result<(), StagingError>| outcome.map_err(|why| PackError::Journal(why.to_string()))).boxed()
+}
+
+/// Files whose last writer has closed them, and since when.
+#[derive(Default)]
+pub(super) struct Queue {
+    files: Mutex<VecDeque<(Option<Instant>, u64)>>,
+    came: tokio::sync::Notify,
+}
+
+impl Queue {
+    fn files(&self) -> std::sync::MutexGuard<'_, VecDeque<(Option<Instant>, u64)>> {
+        self.files.lock().expect("nothing panics while it holds the queue")
+    }
+
+    fn push(&self, since: Option<Instant>, ino: u64) {
+        self.files().push_back((since, ino));
+        self.came.notify_one();
+    }
+
+    /// The next file that has been left alone long enough.
+    async fn next(&self) -> u64 {
+        loop {
+            let first = self.files().front().copied();
+            match first {
+                None => self.came.notified().await,
+                Some((Some(since), _)) if since + SETTLE > Instant::now() => {
+                    tokio::time::sleep_until(since + SETTLE).await;
+                }
+                Some(_) => {
+                    if let Some((_, ino)) = self.files().pop_front() {
+                        return ino;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Committer {
+    /// Notes that the last writer of a file has closed it: its bytes may be uploaded before the commit.
+    pub fn closed(&self, ino: u64) {
+        if self.uploads_in_background.load(std::sync::atomic::Ordering::Relaxed) {
+            self.queue.push(Some(Instant::now()), ino);
+        }
+    }
+
+    /// Uploads files in the background from now on: what is staged already, and what is closed later.
+    pub fn upload_in_background(self: &Arc<Self>) -> Result<(), StagingError> {
+        if self.uploads_in_background.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            return Ok(());
+        }
+        if self.tree().is_dirty() {
+            for_each_inode(self.tree().db(), |ino, inode| {
+                if matches!(&inode.body, InodeBody::File(file) if file.local.is_some()) {
+                    self.queue.push(None, ino);
+                }
+                Ok(())
+            })?;
+        }
+        tokio::spawn(background(Arc::downgrade(self), self.queue.clone()));
+        Ok(())
+    }
+
+    /// Registers the intent of the next bundle if it is not (W0 to W2), and learns what may be re-used.
+    pub(super) async fn activate<'a>(&self, lane: &'a mut Lane) -> Result<&'a Active, CommitError> {
+        if lane.active.is_none() {
+            let parent = self.parent();
+            let (intent, round) = self.registered_intent(parent.as_deref()).await?;
+            let base = self.tree().base().snapshot.clone();
+            let bases: Vec<_> = parent.into_iter().chain(base).collect();
+            let reusable = self.index_packs(&bases).await?;
+            let (tree, journal) = (self.tree().clone(), self.journal.clone());
+            let done = move |pack| noted(tree.clone(), journal.clone(), pack);
+            let config =
+                PackerConfig { intent: intent.id, run: self.run, target_bytes: PACK_BYTES, uploads_max: UPLOADS };
+            let packer = Packer::new(config, self.store.clone(), self.journal.clone(), done);
+            lane.active = Some(Active { intent, round, packer, reusable });
+        }
+        Ok(lane.active.as_ref().expect("made above"))
+    }
+
+    /// W0 to W2, with the intent of an earlier try if there is one. Answers the round, too.
+    async fn registered_intent(&self, parent: Option<&Snapshot>) -> Result<(Intent, u64), CommitError> {
+        let base = self.tree().base();
+        let both = parent.into_iter().chain(base.snapshot.as_deref());
+        let mut bases: Vec<BundleId> = both.map(|snapshot| snapshot.descriptor().bundle).collect();
+        bases.sort_unstable();
+        bases.dedup();
+        let intent = match self.journal.intent()? {
+            Some(intent) if intent.bases == bases => {
+                self.adopt(&intent).await?;
+                intent
+            }
+            _ => {
+                let time = self.store.clock.now();
+                let random = || self.store.entropy.random();
+                let id = IntentId::from_parts(time.millis(), random());
+                let bundle = BundleId::from_parts(time.millis(), random());
+                Intent { time, id, repo: self.repo, bundle, bases, who: self.who.clone() }
+            }
+        };
+        self.journal.set_intent(&intent)?;
+        let round = intents::register(&self.store, &intent, None).await?;
+        Ok((intent, round))
+    }
+
+    /// Finds packs that an earlier life stored without learning of it: their chunks are not uploaded again.
+    async fn adopt(&self, intent: &Intent) -> Result<(), CommitError> {
+        let known: HashSet<_> = self.journal.packs()?.into_iter().map(|pack| pack.id).collect();
+        for (key, length) in self.store.list_packs(intent.id).await? {
+            let Ok(id) = key.name().parse() else { continue };
+            if known.contains(&id) || length < TRAILER_BYTES as u64 {
+                continue;
+            }
+            let trailer = self.store.get_range(&key, length - TRAILER_BYTES as u64..length).await?;
+            let (_, footer_hash) = open_trailer(&trailer)?;
+            let pack = PackEntry { id, length, footer_hash };
+            let chunks = footer_chunks(&self.store, &pack).await?;
+            self.journal.stored(pack, chunks.into_iter())?;
+        }
+        Ok(())
+    }
+
+    /// Notes where the chunks of the bases' data packs lie, once a pack. Answers the packs.
+    async fn index_packs(&self, bases: &[Arc<Snapshot>]) -> Result<HashSet<PackId>, CommitError> {
+        let mut packs = Vec::new();
+        for base in bases {
+            packs.extend(base.packs().await?);
+        }
+        let reusable: HashSet<PackId> = packs.iter().map(|pack| pack.id).collect();
+        let mut unknown = Vec::new();
+        for pack in packs {
+            if !self.journal.is_indexed(pack.id)? {
+                unknown.push(pack);
+            }
+        }
+        let footers = stream::iter(unknown).map(|pack| async move {
+            match footer_chunks(&self.store, &pack).await {
+                Ok(chunks) => Ok::<_, CommitError>((pack.id, chunks)),
+                // A metadata pack: no chunks, another prefix.
+                Err(CommitError::Store(crate::store::StoreError::NotFound { .. })) => Ok((pack.id, Vec::new())),
+                Err(error) => Err(error),
+            }
+        });
+        let journal = &self.journal;
+        let index = |(pack, chunks): (PackId, Vec<_>)| async move { Ok(journal.index(pack, chunks.into_iter())?) };
+        footers.buffer_unordered(FOOTERS).try_for_each(index).await?;
+        Ok(reusable)
+    }
+
+    /// Stores what a file holds now and what is not in the store; `Ok` also if it changes meanwhile.
+    async fn upload_live(&self, ino: u64) -> Result<(), CommitError> {
+        let tree = self.tree();
+        let chunk = tree.chunk();
+        let Ok(inode) = tree.inode(ino).await else { return Ok(()) };
+        let InodeBody::File(file) = &inode.body else { return Ok(()) };
+        if inode.nlink == 0 || file.local.is_none() || file.size <= INLINE_BYTES_MAX as u64 {
+            return Ok(());
+        }
+        let small = file.size <= SMALL_FILE_BYTES_MAX as u64;
+        for index in 0..file.size.div_ceil(chunk.bytes()) {
+            if !file.is_local(index) || (file.uploaded && tree.current_extent(ino, index)?.is_some()) {
+                continue;
+            }
+            // Held for a chunk, so that a commit waits no longer than that.
+            let mut lane = self.lane.lock().await;
+            let Some((version, raw)) = tree.live_chunk(ino, index, chunk)? else { return Ok(()) };
+            if version != inode.version {
+                return Ok(());
+            }
+            let stored = match self.activate(&mut lane).await {
+                Ok(active) => active.store(&self.journal, Token::Live { ino, version, index }, raw, small).await,
+                Err(error) => Err(error),
+            };
+            match stored {
+                Ok(Some(extent)) => tree.attach(&[Attached { ino, version, index, extent }]).await?,
+                Ok(None) => {}
+                Err(error) => {
+                    lane.active = None;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Uploads what comes into the queue, as long as the committer lives.
+async fn background(committer: Weak<Committer>, queue: Arc<Queue>) {
+    let mut pause = PAUSES.0;
+    loop {
+        let waited = tokio::time::timeout(PAUSES.1, queue.next()).await;
+        let Some(committer) = committer.upgrade() else { return };
+        let Ok(ino) = waited else { continue };
+        match committer.upload_live(ino).await {
+            Ok(()) => pause = PAUSES.0,
+            Err(error) => {
+                if pause == PAUSES.0 {
+                    tracing::warn!(%error, "uploading in the background: later again");
+                }
+                queue.push(None, ino);
+                drop(committer);
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSES.1);
+            }
+        }
+    }
+}
+
+/// The chunks of a data pack, from its footer.
+async fn footer_chunks(store: &Store, pack: &PackEntry) -> Result<Vec<(ChunkId, Locator)>, CommitError> {
+    let key = store.keys().pack(crate::format::pack::PackKind::Data, pack.id);
+    let end = pack.length.checked_sub(TRAILER_BYTES as u64).ok_or(StagingError::damaged("length of a pack"))?;
+    let trailer = store.get_range(&key, end..pack.length).await?;
+    let (footer_length, _) = open_trailer(&trailer)?;
+    let start = end.checked_sub(footer_length as u64).ok_or(StagingError::damaged("footer of a pack"))?;
+    let footer = store.get_range(&key, start..end).await?;
+    Ok(open_footer(pack.id, &footer, pack.footer_hash)?)
+}
