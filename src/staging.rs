@@ -29,4 +29,6 @@ mod upload;
 #[cfg(test)]
 mod host_tests;
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod tests;

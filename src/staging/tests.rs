@@ -38,7 +38,7 @@ impl Entropy for TestTime {
 }
 
 /// A store, a repo in it, and hosts with state directories of their own.
-struct World {
+pub(super) struct World {
     time: Arc<TestTime>,
     store: Arc<Store>,
     repo: crate::format::catalog::RepoEntry,
@@ -46,15 +46,15 @@ struct World {
 }
 
 /// One host's view of the repo.
-struct Host {
-    tree: Arc<Tree>,
-    committer: Arc<Committer>,
+pub(super) struct Host {
+    pub tree: Arc<Tree>,
+    pub committer: Arc<Committer>,
 }
 
-const CALLER: Caller = Caller { uid: 10, gid: 20, umask: 0o022 };
+pub(super) const CALLER: Caller = Caller { uid: 10, gid: 20, umask: 0o022 };
 const MIB: usize = 1 << 20;
 
-fn name(text: &str) -> FileName {
+pub(super) fn name(text: &str) -> FileName {
     FileName::new(text.as_bytes().to_vec()).unwrap()
 }
 
@@ -70,7 +70,7 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 }
 
 impl World {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let time = Arc::new(TestTime(AtomicU64::new(0)));
         let store = Store::in_memory(time.clone(), time.clone());
         let repo = catalog::create(&store, &"census".parse().unwrap()).await.unwrap();
@@ -81,12 +81,12 @@ impl World {
         ContentReader::new(self.store.clone(), 8 << 20)
     }
 
-    async fn latest(&self) -> Option<BundleId> {
+    pub async fn latest(&self) -> Option<BundleId> {
         refs::load(&self.store, self.repo.id).await.unwrap().and_then(|link| link.record.latest)
     }
 
     /// Opens the staging tree of `host` as a mount would.
-    async fn host(&self, host: &str) -> Host {
+    pub async fn host(&self, host: &str) -> Host {
         let dir = self.state.path().join(host);
         let reader = self.reader();
         let base = match Tree::dirty_base(&dir).unwrap() {
@@ -118,7 +118,7 @@ impl World {
         Host { tree, committer: committer.await.unwrap() }
     }
 
-    async fn snapshot(&self, bundle: BundleId) -> Arc<Snapshot> {
+    pub async fn snapshot(&self, bundle: BundleId) -> Arc<Snapshot> {
         Snapshot::open(self.reader(), RangeCache::new(8 << 20), self.repo.id, bundle).await.unwrap()
     }
 

@@ -278,6 +278,15 @@ impl Committer {
         Ok(reusable)
     }
 
+    /// Uploads a file now, and what else waits in the open pack: for tests.
+    #[cfg(test)]
+    pub(super) async fn upload_now(&self, ino: u64) {
+        self.upload_live(ino).await.expect("the store of a test answers");
+        if let Some(active) = &self.lane.lock().await.active {
+            active.flush().await.expect("the store of a test answers");
+        }
+    }
+
     /// Stores what a file holds now and what is not in the store; `Ok` also if it changes meanwhile.
     async fn upload_live(&self, ino: u64) -> Result<(), CommitError> {
         let tree = self.tree();

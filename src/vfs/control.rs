@@ -229,17 +229,23 @@ impl Vfs {
         }
     }
 
-    /// Counts handles that may write, whose mapped pages a commit must see.
+    /// Counts handles that may write, whose mapped pages a commit must see. The last one's end is when the background
+    /// may begin to upload.
     pub fn count_writer(&self, ino: Ino, opened: bool) {
-        let mut writers = self.control.writers.lock().expect("nothing panics while it holds the writers");
-        let count = writers.entry(ino).or_default();
-        if opened {
-            *count += 1;
-        } else {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
+        let is_last = {
+            let mut writers = self.control.writers.lock().expect("nothing panics while it holds the writers");
+            let count = writers.entry(ino).or_default();
+            *count = if opened { *count + 1 } else { count.saturating_sub(1) };
+            let is_last = *count == 0;
+            if is_last {
                 writers.remove(&ino);
             }
+            is_last
+        };
+        if let (true, Ok(Node::Staged { slot, ino })) = (is_last, self.node(ino))
+            && let Ok((_, committer)) = self.committer(slot)
+        {
+            committer.closed(ino);
         }
     }
 

@@ -349,7 +349,9 @@ impl Vfs {
             self.settings.who.clone(),
             self.settings.faults.clone(),
         );
-        Ok(committer.await?)
+        let committer = committer.await?;
+        committer.upload_in_background()?;
+        Ok(committer)
     }
 
     /// Lets a clean tree follow `latest`. A store that does not answer keeps nobody from the tree for long.

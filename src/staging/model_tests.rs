@@ -1,0 +1,178 @@
+//! One file against a vector of bytes: whatever is done to it, in whatever order, it holds what the vector holds; so does
+//! a sealed instant, the next life of the process, and the bundle.
+
+use proptest::prelude::*;
+
+use super::commit::CommitRequest;
+use super::inode::{FileData, InodeBody, ROOT};
+use super::seal::Sealed;
+use super::tests::{CALLER, Host, World, name};
+use super::tree::SetAttr;
+use crate::model::chunk::{ChunkIndex, ChunkLayout, ChunkSize};
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write { at: u32, len: u32, seed: u8 },
+    Append { len: u32, seed: u8 },
+    Cut { size: u32 },
+    Punch { at: u32, len: u32 },
+    Sync,
+    Seal,
+    Upload,
+    Commit,
+    NextLife,
+}
+
+fn any_size() -> impl Strategy<Value = u32> {
+    // Around the edges: inline, small, one chunk, several.
+    prop_oneof![0u32..600, 65_000u32..66_000, 1_048_000u32..1_049_000, 0u32..2_500_000]
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (any_size(), any_size(), any::<u8>()).prop_map(|(at, len, seed)| Step::Write { at, len, seed }),
+        3 => (any_size(), any::<u8>()).prop_map(|(len, seed)| Step::Append { len, seed }),
+        3 => any_size().prop_map(|size| Step::Cut { size }),
+        2 => (any_size(), any_size()).prop_map(|(at, len)| Step::Punch { at, len }),
+        1 => Just(Step::Sync),
+        2 => Just(Step::Seal),
+        2 => Just(Step::Upload),
+        2 => Just(Step::Commit),
+        1 => Just(Step::NextLife),
+    ]
+}
+
+fn content(seed: u8, len: u32) -> Vec<u8> {
+    // A seed of 0 gives zeros: holes.
+    (0..len).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8 & seed).collect()
+}
+
+fn overlay(model: &mut Vec<u8>, at: usize, data: &[u8]) {
+    if !data.is_empty() {
+        model.resize(model.len().max(at + data.len()), 0);
+        model[at..at + data.len()].copy_from_slice(data);
+    }
+}
+
+struct Run {
+    world: World,
+    host: Host,
+    ino: u64,
+    model: Vec<u8>,
+    sealed: Option<(Sealed, Vec<u8>)>,
+}
+
+impl Run {
+    async fn new() -> Self {
+        let world = World::new().await;
+        let host = world.host("one").await;
+        let body = InodeBody::File(FileData::empty());
+        let ino = host.tree.create(ROOT, &name("f"), 0o644, body, CALLER).await.unwrap().ino;
+        Self { world, host, ino, model: Vec::new(), sealed: None }
+    }
+
+    async fn step(mut self, step: &Step) -> Self {
+        let tree = &self.host.tree;
+        match *step {
+            Step::Write { at, len, seed } => {
+                let data = content(seed, len);
+                match tree.try_write(self.ino, at.into(), &data, false, false) {
+                    Some(written) => drop(written.unwrap()),
+                    None => drop(tree.write(self.ino, at.into(), &data, false, false).await.unwrap()),
+                }
+                overlay(&mut self.model, at as usize, &data);
+            }
+            Step::Append { len, seed } => {
+                let data = content(seed, len);
+                tree.write(self.ino, 7, &data, true, false).await.unwrap();
+                let end = self.model.len();
+                overlay(&mut self.model, end, &data);
+            }
+            Step::Cut { size } => {
+                let set = SetAttr { size: Some(size.into()), ..SetAttr::default() };
+                tree.setattr(self.ino, set).await.unwrap();
+                self.model.resize(size as usize, 0);
+            }
+            Step::Punch { at, len } => {
+                tree.punch(self.ino, at.into()..u64::from(at) + u64::from(len)).await.unwrap();
+                let end = (at as usize + len as usize).min(self.model.len());
+                if (at as usize) < end {
+                    self.model[at as usize..end].fill(0);
+                }
+            }
+            Step::Sync => tree.sync().unwrap(),
+            Step::Seal => {
+                self.check_sealed().await;
+                self.sealed = None;
+                self.sealed = Some((tree.seal().await.unwrap(), self.model.clone()));
+            }
+            Step::Upload => self.host.committer.upload_now(self.ino).await,
+            Step::Commit => {
+                self.check_sealed().await;
+                self.sealed = None;
+                self.host.committer.commit(CommitRequest::default()).await.unwrap();
+                self.check_bundle().await;
+            }
+            Step::NextLife => {
+                self.check_sealed().await;
+                self.sealed = None;
+                drop(self.host);
+                self.host = self.world.host("one").await;
+                self.ino = self.host.tree.lookup(ROOT, &name("f")).await.unwrap().ino;
+            }
+        }
+        self
+    }
+
+    async fn check(&self) {
+        let size = self.host.tree.getattr(self.ino).await.unwrap().size;
+        assert_eq!(size, self.model.len() as u64);
+        let found = self.host.tree.read(self.ino, 0..size + 9).await.unwrap();
+        assert!(found == self.model, "the file is not what was written");
+        self.check_sealed().await;
+    }
+
+    async fn check_sealed(&self) {
+        let Some((sealed, model)) = &self.sealed else { return };
+        let InodeBody::File(file) = sealed.inode(self.ino).await.unwrap().body else { panic!("a file") };
+        assert_eq!(file.size, model.len() as u64);
+        let layout = ChunkLayout::new(file.size, ChunkSize::DEFAULT);
+        for index in (0..layout.chunks()).filter(|index| file.is_local(*index)) {
+            let span = layout.span(ChunkIndex(index));
+            let Some(place) = file.local else { continue };
+            let found = sealed.data().read_chunk(place, index, (span.end - span.start) as usize).unwrap();
+            assert!(found == model[span.start as usize..span.end as usize], "the instant changed");
+        }
+    }
+
+    /// Another host reads what was committed.
+    async fn check_bundle(&self) {
+        let latest = self.world.latest().await.unwrap();
+        let snapshot = self.world.snapshot(latest).await;
+        let (_, entry) = snapshot.lookup(&Default::default(), &name("f")).await.unwrap().unwrap();
+        let crate::model::entry::Body::File(file) = entry.body else { panic!("a file") };
+        let found = snapshot.reader().read(&file, ChunkSize::DEFAULT, 0..u64::MAX).await.unwrap();
+        assert!(found == self.model, "the bundle is not what was written");
+    }
+}
+
+fn run(steps: &[Step]) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut run = Run::new().await;
+        for step in steps {
+            run = run.step(step).await;
+            run.check().await;
+        }
+        run = run.step(&Step::Commit).await;
+        run.check().await;
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #[test]
+    fn a_file_holds_what_was_written_whatever_is_done_to_it(steps in prop::collection::vec(any_step(), 1..24)) {
+        run(&steps);
+    }
+}
