@@ -6,4 +6,5 @@ mod suites {
     mod scripts;
     mod tidy;
     mod trees;
+    mod uploads;
 }

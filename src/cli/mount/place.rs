@@ -24,7 +24,9 @@ pub fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
 pub fn mount_point(dir: &Path) -> Result<PathBuf, Failure> {
     let dir = absolute(dir)?;
     let refused = |why: String| Failure::new("failed", format!("{}: {why}", dir.display()));
-    if fs::metadata(&dir).is_err_and(|why| why.kind() == io::ErrorKind::NotConnected) {
+    // statfs(2) asks the daemon: stat(2) may answer from the kernel's memory for a moment after it died.
+    let is_dead = |why: io::Error| matches!(why.kind(), io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted);
+    if sys::file_system(&dir).is_err_and(is_dead) {
         let ours = umount::mounts()?.iter().any(|mounted| mounted.dir == dir && mounted.kind == "fuse.datamon");
         if ours {
             detach(&dir);

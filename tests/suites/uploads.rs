@@ -1,0 +1,78 @@
+//! Bytes go to the store before the commit, through the kernel.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use super::harness::{Place, inside, run, scratch, until};
+
+/// Three full packs and two chunks more, no two of them equal.
+fn noise(seed: u32) -> Vec<u8> {
+    (0..50u32 << 18).map(|n| (n ^ seed).wrapping_mul(2_654_435_761)).flat_map(u32::to_le_bytes).collect()
+}
+
+/// Sizes of the data packs in a directory store; `#` marks what is still being written.
+fn data_packs(store: &Path) -> Vec<u64> {
+    let find = ["-type", "f", "-path", "*/p/*", "-not", "-name", "*#*", "-printf", "%s\n"];
+    run(Command::new("find").arg(store).args(find)).lines().map(|size| size.parse().unwrap()).collect()
+}
+
+/// Every chunk is stored once: its bytes, 2 KiB of proof, and a little for heads and footers.
+fn assert_stored_once(store: &Path, chunks: u64) {
+    let bytes: u64 = data_packs(store).iter().sum();
+    assert!(bytes < chunks * ((1 << 20) + (2 << 10)) + (64 << 10), "{bytes} bytes for {chunks} chunks");
+}
+
+#[test]
+fn a_closed_file_is_uploaded_before_the_commit_and_what_changes_later_is_committed_as_it_is() {
+    if !inside("uploads::a_closed_file_is_uploaded_before_the_commit_and_what_changes_later_is_committed_as_it_is") {
+        return;
+    }
+    let dir = scratch();
+    let store = dir.path().join("store");
+    let place = Place::directory(&store);
+    let one = place.host(&dir.path().join("one"), "create");
+    let mnt = one.mount("prod", "rw");
+    fs::create_dir(mnt.join("census")).unwrap();
+    let file = mnt.join("census/staging/large");
+    let mut bytes = noise(1);
+    fs::write(&file, &bytes).unwrap();
+    until(Duration::from_secs(30), "packs in the store", || data_packs(&store).len() >= 2);
+    assert_eq!(fs::read_dir(mnt.join("census/bundles")).unwrap().count(), 0, "nothing was committed");
+
+    use std::os::unix::fs::FileExt;
+    let writer = fs::File::options().write(true).open(&file).unwrap();
+    writer.write_all_at(b"changed", 3 << 20).unwrap();
+    bytes[3 << 20..(3 << 20) + 7].copy_from_slice(b"changed");
+    run(Command::new("sync").arg(mnt.join("census/staging")));
+    assert_stored_once(&store, 51);
+    assert!(fs::read(mnt.join("census/labels/latest/large")).unwrap() == bytes);
+    drop(writer);
+    one.umount(&mnt);
+}
+
+#[test]
+fn what_was_uploaded_before_a_kill_is_not_uploaded_again() {
+    if !inside("uploads::what_was_uploaded_before_a_kill_is_not_uploaded_again") {
+        return;
+    }
+    let dir = scratch();
+    let store = dir.path().join("store");
+    let place = Place::directory(&store);
+    let one = place.host(&dir.path().join("one"), "create");
+    let mnt = one.mount("prod", "rw");
+    fs::create_dir(mnt.join("census")).unwrap();
+    let bytes = noise(2);
+    fs::write(mnt.join("census/staging/large"), &bytes).unwrap();
+    until(Duration::from_secs(30), "packs in the store", || data_packs(&store).len() >= 2);
+    run(Command::new("kill").args(["-9", &one.daemons(&mnt)[0].to_string()]));
+    until(Duration::from_secs(10), "the daemon's end", || one.daemons(&mnt).is_empty());
+
+    let mnt = one.mount("prod", "rw");
+    let staging = mnt.join("census/staging");
+    run(Command::new("sync").arg(&staging));
+    assert_stored_once(&store, 50);
+    assert!(fs::read(mnt.join("census/labels/latest/large")).unwrap() == bytes);
+    one.umount(&mnt);
+}
