@@ -20,7 +20,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::format::pack::{FinishedPack, PackKind, PackWriter, Record};
+use crate::format::pack::{FinishedPack, HashedChunk, PackKind, PackWriter, Record};
 use crate::model::entry::Locator;
 use crate::model::id::{ChunkId, IntentId, ObjectHash, PackId, Run};
 use crate::model::limits::SMALL_FILE_BLOCK_BYTES;
@@ -84,7 +84,7 @@ pub struct Packer<T> {
 struct State<T> {
     open: Option<Open>,
     /// Small chunks that wait to become one block.
-    small: Vec<(ChunkId, Bytes)>,
+    small: Vec<(HashedChunk, Bytes)>,
     small_bytes: usize,
     /// Tokens that wait for a chunk which is in `small`, being encoded, or in a pack not yet acknowledged.
     waiting: HashMap<ChunkId, Vec<T>>,
@@ -128,7 +128,8 @@ impl<T: Send + 'static> Packer<T> {
     }
 
     /// Takes a chunk; waits while too many packs are on their way. `small` chunks share a small-file block.
-    pub async fn put(&self, token: T, id: ChunkId, raw: Bytes, small: bool) -> Result<(), PackError> {
+    pub async fn put(&self, token: T, chunk: HashedChunk, raw: Bytes, small: bool) -> Result<(), PackError> {
+        let id = chunk.id();
         let block = {
             let mut state = self.lock();
             if let Some(failed) = &state.failed {
@@ -141,13 +142,13 @@ impl<T: Send + 'static> Packer<T> {
             state.waiting.insert(id, vec![token]);
             if small {
                 state.small_bytes += raw.len();
-                state.small.push((id, raw.clone()));
+                state.small.push((chunk, raw));
                 if state.small_bytes < SMALL_FILE_BLOCK_BYTES {
                     return Ok(());
                 }
                 state.take_block()
             } else {
-                vec![(id, raw)]
+                vec![(chunk, raw)]
             }
         };
         self.append(block).await
@@ -170,10 +171,10 @@ impl<T: Send + 'static> Packer<T> {
     }
 
     /// Encodes chunks into one record and lays it into the open pack.
-    async fn append(&self, chunks: Vec<(ChunkId, Bytes)>) -> Result<(), PackError> {
+    async fn append(&self, chunks: Vec<(HashedChunk, Bytes)>) -> Result<(), PackError> {
         let encode = move || match &chunks[..] {
-            [(id, raw)] => Record::chunk(*id, raw),
-            _ => Record::block(chunks.iter().map(|(id, raw)| (*id, &raw[..]))),
+            [(chunk, raw)] => Record::chunk(chunk, raw.clone()),
+            _ => Record::block(chunks.iter().map(|(chunk, raw)| (chunk.id(), &raw[..]))),
         };
         let record = tokio::task::spawn_blocking(encode).await.expect("encoding does not panic");
         match self.lay(record)? {
@@ -190,7 +191,7 @@ impl<T: Send + 'static> Packer<T> {
             closed => {
                 let seq = self.journal.next_seq().map_err(|error| PackError::Journal(error.to_string()))?;
                 let id = PackId { intent: self.config.intent, run: self.config.run, seq };
-                let writer = PackWriter::new(self.store.context(), id, PackKind::Data);
+                let writer = PackWriter::new(self.store.context(), id, PackKind::Data, self.config.target_bytes);
                 closed.insert(Open { writer, placed: Vec::new() })
             }
         };
@@ -228,7 +229,7 @@ impl<T: Send + 'static> Packer<T> {
 }
 
 impl<T> State<T> {
-    fn take_block(&mut self) -> Vec<(ChunkId, Bytes)> {
+    fn take_block(&mut self) -> Vec<(HashedChunk, Bytes)> {
         self.small_bytes = 0;
         std::mem::take(&mut self.small)
     }

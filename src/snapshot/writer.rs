@@ -149,13 +149,13 @@ impl TreeWriter {
         for block in extents.chunks(EXTENT_BLOCK_CHUNKS) {
             self.used.extend(block.iter().filter_map(|extent| extent.at.map(|at| at.pack)));
             let id = BlockId::of(block.iter().map(|extent| extent.id));
-            blocks.push(BlockRef { id, at: self.meta.append(Record::meta(&encode_extents(block))).await? });
+            blocks.push(BlockRef { id, at: self.meta.append(Record::meta(encode_extents(block))).await? });
         }
         let id = ContentId::of_blocks(len, blocks.iter().map(|block| block.id));
         let blocks = if blocks.len() <= ROW_EXTENT_BLOCKS_MAX {
             BlockList::Here(blocks.into())
         } else {
-            let at = self.meta.append(Record::meta(&encode_block_list(&blocks))).await?;
+            let at = self.meta.append(Record::meta(encode_block_list(&blocks))).await?;
             self.used.extend(blocks.iter().map(|block| block.at.pack));
             BlockList::Listed { count: blocks.len() as u32, at }
         };
@@ -182,7 +182,7 @@ impl TreeWriter {
         let rows = range.rows() as u64;
         used.extend(range.packs());
         let Some((first, raw)) = range.finish() else { return Ok(()) };
-        let record = Record::meta(&raw);
+        let record = Record::meta(raw);
         let at = match base.get(&record.stored_hash()) {
             Some(at) => {
                 used.insert(at.pack);
@@ -235,7 +235,7 @@ impl TreeWriter {
             for part in entries.chunks(PAGE_ENTRIES_MAX) {
                 let page = Page { level, entries: part.to_vec() };
                 self.used.extend(part.iter().map(|entry| entry.at.pack));
-                let at = self.meta.append(Record::meta(&page.encode())).await?;
+                let at = self.meta.append(Record::meta(page.encode())).await?;
                 above.push(PageEntry { first: part[0].first.clone(), rows: page.rows(), at });
             }
             entries = above;
@@ -263,7 +263,7 @@ impl TreeWriter {
         }
         let mut records = Vec::new();
         for part in table.chunks(PAGE_ENTRIES_MAX * 8) {
-            records.push(self.meta.append(Record::meta(&encode_pack_table(part))).await?);
+            records.push(self.meta.append(Record::meta(encode_pack_table(part))).await?);
         }
         self.meta.close().await?;
         Ok(PackTable::Records(records))
@@ -302,7 +302,7 @@ impl MetaPacks {
             None => {
                 let seq = self.journal.next_seq().map_err(|error| PackError::Journal(error.to_string()))?;
                 let id = PackId { intent: self.intent, run: self.run, seq };
-                self.open.insert(PackWriter::new(self.store.context(), id, PackKind::Meta))
+                self.open.insert(PackWriter::new(self.store.context(), id, PackKind::Meta, META_PACK_BYTES))
             }
         };
         let placed = open.append(record);

@@ -29,12 +29,12 @@ use crate::faults::{FaultPoint, Faults};
 use crate::format::descriptor::{Descriptor, Layer, PackEntry, PackTable};
 use crate::format::envelope::{self, ObjectKind};
 use crate::format::intent::Intent;
-use crate::format::pack::{TRAILER_BYTES, open_footer, open_trailer};
+use crate::format::pack::{HashedChunk, TRAILER_BYTES, open_footer, open_trailer};
 use crate::format::range::{Row, RowKey, RowValue};
 use crate::format::refs::Summary;
 use crate::model::chunk::{ChunkIndex, ChunkLayout};
 use crate::model::entry::{Body, Content, Extent, FileBody, FileKind, TreeCounts};
-use crate::model::id::{BundleId, ChunkId, IntentId, LinkId, ObjectHash, RepoId, Run};
+use crate::model::id::{BundleId, IntentId, LinkId, ObjectHash, RepoId, Run};
 use crate::model::limits::{INLINE_BYTES_MAX, MESSAGE_BYTES_MAX, SMALL_FILE_BYTES_MAX};
 use crate::model::name::{FileName, LabelName};
 use crate::model::path::TreePath;
@@ -455,13 +455,14 @@ impl Work<'_> {
                         ChunkSource::Stored(extent) => extent,
                         ChunkSource::Bytes(bytes) => {
                             let hashed = tokio::task::spawn_blocking(move || identify(bytes));
-                            let (id, bytes) = hashed.await.expect("hashing does not panic");
+                            let (chunk, bytes) = hashed.await.expect("hashing does not panic");
+                            let id = chunk.id();
                             match bytes {
                                 None => Extent { id, at: None },
                                 Some(bytes) => match self.committer.journal.find(id, bases)? {
                                     Some(at) => Extent { id, at: Some(at) },
                                     None => {
-                                        packer.put((ino, index), id, bytes, small).await?;
+                                        packer.put((ino, index), chunk, bytes, small).await?;
                                         return Ok::<_, CommitError>(());
                                     }
                                 },
@@ -579,10 +580,10 @@ impl Work<'_> {
 }
 
 /// The id of a chunk, and its bytes unless they are all zero.
-fn identify(bytes: Bytes) -> (ChunkId, Option<Bytes>) {
-    let id = ChunkId::of(&bytes);
+fn identify(bytes: Bytes) -> (HashedChunk, Option<Bytes>) {
+    let chunk = HashedChunk::of(&bytes);
     let is_hole = bytes.iter().all(|byte| *byte == 0);
-    (id, (!is_hole).then_some(bytes))
+    (chunk, (!is_hole).then_some(bytes))
 }
 
 /// The walk that turns an instant into rows.
