@@ -742,16 +742,16 @@ impl Tables<'_> {
             let extent = self.uploaded.remove(&(ino, index));
             extents.push(extent.ok_or(StagingError::damaged("a chunk was not uploaded"))?);
         }
-        if let Some(FileBody { content: content @ Content::Extents { id, .. }, .. }) = before
-            && id == content_id(file.size, &extents)
+        if let Some(FileBody { content: content @ Content::Extents { id, .. }, .. }) = &before
+            && *id == content_id(file.size, &extents)
         {
             // The same bytes as before: its blocks are there, and the row comes out byte-equal.
             self.writer.names_unread_blocks();
-            return Ok(content);
+            return Ok(content.clone());
         }
         match extents[..] {
             [extent] => Ok(Content::Chunk(extent)),
-            _ => Ok(self.writer.extents(file.size, &extents).await?),
+            _ => Ok(self.writer.extents(file.size, &extents, before.as_ref().or(file.base.as_ref())).await?),
         }
     }
 }
