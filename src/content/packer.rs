@@ -141,17 +141,17 @@ impl<T: Send + 'static> Packer<T> {
             }
             state.waiting.insert(id, vec![token]);
             if small {
+                // A block ends before it would be too long: above 64 KiB it would carry a proof that serves nobody.
+                let is_full = state.small_bytes + raw.len() > SMALL_FILE_BLOCK_BYTES;
+                let full = if is_full { state.take_block() } else { Vec::new() };
                 state.small_bytes += raw.len();
                 state.small.push((chunk, raw));
-                if state.small_bytes < SMALL_FILE_BLOCK_BYTES {
-                    return Ok(());
-                }
-                state.take_block()
+                full
             } else {
                 vec![(chunk, raw)]
             }
         };
-        self.append(block).await
+        if block.is_empty() { Ok(()) } else { self.append(block).await }
     }
 
     /// Closes the open pack, waits for all packs, and says whether every one of them is stored.
@@ -242,5 +242,50 @@ impl<T> State<T> {
         }
         let length = pack.bytes.len() as u64;
         StoredPack { id: pack.id, length, footer_hash: pack.footer_hash, placed: delivered }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::{clock, entropy};
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[derive(Default)]
+    struct Numbers(AtomicU32);
+
+    impl PackJournal for Numbers {
+        fn next_seq(&self) -> io::Result<u32> {
+            Ok(self.0.fetch_add(1, Ordering::Relaxed))
+        }
+    }
+
+    #[tokio::test]
+    async fn small_chunks_share_blocks_of_at_most_64_kib_and_each_comes_back() {
+        let store = Store::in_memory(clock(), entropy());
+        let placed: Arc<Mutex<HashMap<usize, (ChunkId, Locator)>>> = Arc::default();
+        let shared = placed.clone();
+        let done = move |pack: StoredPack<usize>| {
+            shared.lock().unwrap().extend(pack.placed.into_iter().map(|(token, id, at)| (token, (id, at))));
+        };
+        let config =
+            PackerConfig { intent: IntentId::from_parts(1, 1), run: Run(1), target_bytes: 1 << 20, uploads_max: 2 };
+        let packer = Packer::new(config, store.clone(), Arc::new(Numbers::default()), done);
+        let lengths = [1, 40_000, 30_000, 65_536, 65_535, 1, 300, 60_000, 60_000, 10];
+        for (token, len) in lengths.into_iter().enumerate() {
+            let raw = Bytes::from(vec![token as u8 + 1; len]);
+            packer.put(token, HashedChunk::of(&raw), raw, true).await.unwrap();
+        }
+        packer.flush().await.unwrap();
+        let placed = placed.lock().unwrap();
+        assert_eq!(placed.len(), lengths.len());
+        for (token, len) in lengths.into_iter().enumerate() {
+            let (id, at) = placed[&token];
+            assert_eq!(id, ChunkId::of(&vec![token as u8 + 1; len]));
+            assert_eq!(at.len as usize, len);
+            assert!(at.raw as usize <= SMALL_FILE_BLOCK_BYTES, "{} bytes", at.raw);
+        }
+        let shares = |a: usize, b: usize| placed[&a].1.offset == placed[&b].1.offset;
+        assert!(shares(0, 1) && !shares(1, 2) && shares(4, 5) && shares(6, 7) && !shares(7, 8) && shares(8, 9));
     }
 }
