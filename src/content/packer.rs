@@ -21,7 +21,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::format::pack::{FinishedPack, PackKind, PackWriter, Record};
+use crate::format::pack::{FinishedPack, HashedChunk, PackKind, PackWriter, Record};
 use crate::model::entry::Locator;
 use crate::model::id::{ChunkId, IntentId, ObjectHash, PackId, Run};
 use crate::model::limits::SMALL_FILE_BLOCK_BYTES;
@@ -86,7 +86,7 @@ pub struct Packer<T> {
 struct State<T> {
     open: Option<Open>,
     /// Small chunks that wait to become one block.
-    small: Vec<(ChunkId, Bytes)>,
+    small: Vec<(HashedChunk, Bytes)>,
     small_bytes: usize,
     /// Tokens that wait for a chunk which is in `small`, being encoded, or in a pack not yet acknowledged.
     waiting: HashMap<ChunkId, Vec<T>>,
@@ -130,7 +130,8 @@ impl<T: Send + 'static> Packer<T> {
     }
 
     /// Takes a chunk; waits while too many packs are on their way. `small` chunks share a small-file block.
-    pub async fn put(&self, token: T, id: ChunkId, raw: Bytes, small: bool) -> Result<(), PackError> {
+    pub async fn put(&self, token: T, chunk: HashedChunk, raw: Bytes, small: bool) -> Result<(), PackError> {
+        let id = chunk.id();
         let block = {
             let mut state = self.lock();
             if let Some(failed) = &state.failed {
@@ -142,17 +143,17 @@ impl<T: Send + 'static> Packer<T> {
             }
             state.waiting.insert(id, vec![token]);
             if small {
+                // A block ends before it would be too long: above 64 KiB it would carry a proof that serves nobody.
+                let is_full = state.small_bytes + raw.len() > SMALL_FILE_BLOCK_BYTES;
+                let full = if is_full { state.take_block() } else { Vec::new() };
                 state.small_bytes += raw.len();
-                state.small.push((id, raw.clone()));
-                if state.small_bytes < SMALL_FILE_BLOCK_BYTES {
-                    return Ok(());
-                }
-                state.take_block()
+                state.small.push((chunk, raw));
+                full
             } else {
-                vec![(id, raw)]
+                vec![(chunk, raw)]
             }
         };
-        self.append(block).await
+        if block.is_empty() { Ok(()) } else { self.append(block).await }
     }
 
     /// Closes the open pack, waits for all packs, and says whether every one of them is stored.
@@ -172,10 +173,10 @@ impl<T: Send + 'static> Packer<T> {
     }
 
     /// Encodes chunks into one record and lays it into the open pack.
-    async fn append(&self, chunks: Vec<(ChunkId, Bytes)>) -> Result<(), PackError> {
+    async fn append(&self, chunks: Vec<(HashedChunk, Bytes)>) -> Result<(), PackError> {
         let encode = move || match &chunks[..] {
-            [(id, raw)] => Record::chunk(*id, raw),
-            _ => Record::block(chunks.iter().map(|(id, raw)| (*id, &raw[..]))),
+            [(chunk, raw)] => Record::chunk(chunk, raw.clone()),
+            _ => Record::block(chunks.iter().map(|(chunk, raw)| (chunk.id(), &raw[..]))),
         };
         let record = tokio::task::spawn_blocking(encode).await.expect("encoding does not panic");
         match self.lay(record)? {
@@ -192,7 +193,7 @@ impl<T: Send + 'static> Packer<T> {
             closed => {
                 let seq = self.journal.next_seq().map_err(|error| PackError::Journal(error.to_string()))?;
                 let id = PackId { intent: self.config.intent, run: self.config.run, seq };
-                let writer = PackWriter::new(self.store.context(), id, PackKind::Data);
+                let writer = PackWriter::new(self.store.context(), id, PackKind::Data, self.config.target_bytes);
                 closed.insert(Open { writer, placed: Vec::new() })
             }
         };
@@ -230,7 +231,7 @@ impl<T: Send + 'static> Packer<T> {
 }
 
 impl<T> State<T> {
-    fn take_block(&mut self) -> Vec<(ChunkId, Bytes)> {
+    fn take_block(&mut self) -> Vec<(HashedChunk, Bytes)> {
         self.small_bytes = 0;
         std::mem::take(&mut self.small)
     }
@@ -243,5 +244,51 @@ impl<T> State<T> {
         }
         let length = pack.bytes.len() as u64;
         StoredPack { id: pack.id, length, footer_hash: pack.footer_hash, placed: delivered }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::{clock, entropy};
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[derive(Default)]
+    struct Numbers(AtomicU32);
+
+    impl PackJournal for Numbers {
+        fn next_seq(&self) -> io::Result<u32> {
+            Ok(self.0.fetch_add(1, Ordering::Relaxed))
+        }
+    }
+
+    #[tokio::test]
+    async fn small_chunks_share_blocks_of_at_most_64_kib_and_each_comes_back() {
+        let store = Store::in_memory(clock(), entropy());
+        let placed: Arc<Mutex<HashMap<usize, (ChunkId, Locator)>>> = Arc::default();
+        let shared = placed.clone();
+        let done = move |pack: StoredPack<usize>| {
+            shared.lock().unwrap().extend(pack.placed.into_iter().map(|(token, id, at)| (token, (id, at))));
+            Box::pin(std::future::ready(Ok(()))) as BoxFuture<'static, _>
+        };
+        let config =
+            PackerConfig { intent: IntentId::from_parts(1, 1), run: Run(1), target_bytes: 1 << 20, uploads_max: 2 };
+        let packer = Packer::new(config, store.clone(), Arc::new(Numbers::default()), done);
+        let lengths = [1, 40_000, 30_000, 65_536, 65_535, 1, 300, 60_000, 60_000, 10];
+        for (token, len) in lengths.into_iter().enumerate() {
+            let raw = Bytes::from(vec![token as u8 + 1; len]);
+            packer.put(token, HashedChunk::of(&raw), raw, true).await.unwrap();
+        }
+        packer.flush().await.unwrap();
+        let placed = placed.lock().unwrap();
+        assert_eq!(placed.len(), lengths.len());
+        for (token, len) in lengths.into_iter().enumerate() {
+            let (id, at) = placed[&token];
+            assert_eq!(id, ChunkId::of(&vec![token as u8 + 1; len]));
+            assert_eq!(at.len as usize, len);
+            assert!(at.raw as usize <= SMALL_FILE_BLOCK_BYTES, "{} bytes", at.raw);
+        }
+        let shares = |a: usize, b: usize| placed[&a].1.offset == placed[&b].1.offset;
+        assert!(shares(0, 1) && !shares(1, 2) && shares(4, 5) && shares(6, 7) && !shares(7, 8) && shares(8, 9));
     }
 }

@@ -254,7 +254,8 @@ impl ContentReader {
         }
     }
 
-    async fn blocks(&self, file: &FileBody) -> Result<Arc<[BlockRef]>, ContentError> {
+    /// The extent blocks of a file of several chunks; none of any other.
+    pub async fn blocks(&self, file: &FileBody) -> Result<Arc<[BlockRef]>, ContentError> {
         let at = match &file.content {
             Content::Extents { blocks: BlockList::Here(blocks), .. } => return Ok(blocks.clone()),
             Content::Extents { blocks: BlockList::Listed { at, .. }, .. } => *at,
@@ -273,7 +274,8 @@ impl ContentReader {
         }
     }
 
-    async fn block(&self, block: BlockRef) -> Result<Arc<Vec<Extent>>, ContentError> {
+    /// The extents that a block describes.
+    pub async fn block(&self, block: BlockRef) -> Result<Arc<Vec<Extent>>, ContentError> {
         let place = (PackKind::Meta, block.at.pack, block.at.offset);
         let fetch = async {
             let raw = self.meta(&block.at).await?;

@@ -77,7 +77,11 @@ impl CatalogRecord {
         }
         let mut repos = BTreeMap::new();
         for _ in 0..count {
-            let name = take_text(&mut reader)?.parse().map_err(|_| FormatError::Malformed { what: "repo name" })?;
+            let name: RepoName =
+                take_text(&mut reader)?.parse().map_err(|_| FormatError::Malformed { what: "repo name" })?;
+            if repos.last_key_value().is_some_and(|(last, _)| *last >= name) {
+                return Err(FormatError::Malformed { what: "order of repos" });
+            }
             let id = RepoId::from_bytes(reader.array()?);
             let malformed = FormatError::Malformed { what: "chunk size" };
             let chunk_size = ChunkSize::from_log2(reader.u8()?).ok_or(malformed)?;
@@ -120,6 +124,14 @@ mod tests {
         let object = envelope::seal(ObjectKind::CatalogRecord, ContextId::from_parts(1, 2), &sample().encode());
         let golden = include_bytes!("../../tests/golden/catalog.bin");
         assert_eq!(&object[..], golden, "these bytes are in stores: a change needs another version");
+    }
+
+    #[test]
+    fn repos_come_in_order_each_once() {
+        let mut bytes = sample().encode();
+        let name = bytes.iter().rposition(|byte| *byte == b'b').unwrap();
+        bytes[name] = b'a';
+        assert_eq!(CatalogRecord::decode(&bytes), Err(FormatError::Malformed { what: "order of repos" }));
     }
 
     #[test]

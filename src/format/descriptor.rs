@@ -8,25 +8,55 @@
 //!
 //! A descriptor's body: `repo 16 · bundle 16 · intent 16 · time · chunk size's log2 u8 · who · message · tool · parents ·
 //! labels · counts · layers (1 in this version), each {root page of D, root page of F, rows of D, rows of F} ·
-//! packs of the pack table's records · pack table: 0 u8 and the table, or 1 u8 and records of tables`.
+//! pack table: 0 u8 and the table, or 1 u8, the table of those packs that hold its parts, and the records of its parts`.
+
+use std::collections::HashSet;
 
 use bytes::Bytes;
 
 use super::FormatError;
-use super::range::{PackDictionary, RowKey, put_locator, put_record, take_locator, take_packs, take_record};
+use super::envelope::OVERHEAD_BYTES;
+use super::range::{
+    PackDictionary, RANGE_ROWS_MAX, RowKey, put_locator, put_record, take_locator, take_packs, take_record,
+};
 use super::refs::{SUMMARY_MESSAGE_BYTES, Summary, put_time, take_text, take_time};
 use super::wire::{Reader, Writer};
 use crate::model::chunk::ChunkSize;
 use crate::model::clock::Timestamp;
 use crate::model::entry::{BlockRef, Extent, RecordRef, TreeCounts};
 use crate::model::id::{BlockId, BundleId, ChunkId, IntentId, ObjectHash, PackId, RepoId, Run};
-use crate::model::limits::{EXTENT_BLOCK_CHUNKS, LABELS_MAX, LAYERS_MAX};
+use crate::model::limits::{
+    DESCRIPTOR_BYTES_MAX, EXTENT_BLOCK_CHUNKS, LABEL_BYTES_MAX, LABELS_MAX, LAYERS_MAX, MESSAGE_BYTES_MAX, ROWS_MAX,
+};
 use crate::model::name::LabelName;
 
 /// Entries that one page may hold.
 pub const PAGE_ENTRIES_MAX: usize = 1_024;
-/// Levels of pages: 1,024 × 1,024 ranges of 1,024 rows are more than a bundle may have.
-const PAGE_LEVEL_MAX: u8 = 3;
+/// Bytes that one page may have.
+///
+/// The two root pages lie in the descriptor, together with as many packs as a page has entries, as many labels as there may
+/// be, and three texts: see below.
+pub const PAGE_BYTES_MAX: usize = 96 << 10;
+const _: () = assert!(
+    2 * PAGE_BYTES_MAX
+        + PAGE_ENTRIES_MAX * PACK_ENTRY_BYTES
+        + LABELS_MAX * (LABEL_BYTES_MAX + 2)
+        + 3 * (MESSAGE_BYTES_MAX + 3)
+        + (4 << 10)
+        <= DESCRIPTOR_BYTES_MAX,
+    "a descriptor has room for what it may hold"
+);
+/// Highest level of a page, counted from 0. The longest entries (4,353 bytes of key) are 22 a page: six levels of these are
+/// 113 million ranges, and 2^32 rows of the largest kind (60 a range) are 72 million.
+pub const PAGE_LEVEL_MAX: u8 = 5;
+/// Bytes of a page without entries: level, and two counts up to 1,024.
+const PAGE_HEAD_BYTES: usize = 1 + 2 + 2;
+/// Bytes of an entry at the most, without its key and its pack's line in the dictionary.
+const PAGE_ENTRY_BYTES: usize = 2 + 5 + (2 + 4 + 4 + 4 + 1 + 32);
+/// Bytes of a pack in a dictionary.
+const PACK_ID_BYTES: usize = 16 + 8 + 4;
+/// Bytes of a pack in a pack table.
+const PACK_ENTRY_BYTES: usize = PACK_ID_BYTES + 8 + 32;
 
 /// One range or page, as the page above names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +79,31 @@ pub struct Page {
 }
 
 impl Page {
+    /// `entries` cut into pages of `level`, none over its limits of entries and of bytes.
+    pub fn split(level: u8, entries: Vec<PageEntry>) -> Vec<Self> {
+        let mut pages: Vec<Self> = Vec::new();
+        let mut packs = HashSet::new();
+        let mut bytes = 0;
+        for entry in entries {
+            let own = PAGE_ENTRY_BYTES + entry.first.as_bytes().len();
+            let pack = if packs.contains(&entry.at.pack) { 0 } else { PACK_ID_BYTES };
+            let open = pages.last_mut().filter(|page| page.entries.len() < PAGE_ENTRIES_MAX);
+            match open.filter(|_| bytes + own + pack <= PAGE_BYTES_MAX) {
+                Some(page) => {
+                    bytes += own + pack;
+                    packs.insert(entry.at.pack);
+                    page.entries.push(entry);
+                }
+                None => {
+                    bytes = PAGE_HEAD_BYTES + own + PACK_ID_BYTES;
+                    packs = HashSet::from([entry.at.pack]);
+                    pages.push(Self { level, entries: vec![entry] });
+                }
+            }
+        }
+        pages
+    }
+
     /// The page's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut packs = PackDictionary::default();
@@ -63,11 +118,16 @@ impl Page {
         writer.u8(self.level);
         packs.put(&mut writer);
         writer.array(&rows.into_bytes());
+        debug_assert!(writer.len() <= PAGE_BYTES_MAX, "pages are made by split");
         writer.into_bytes()
     }
 
     /// The page with these bytes.
     pub fn decode(raw: &[u8]) -> Result<Self, FormatError> {
+        if raw.len() > PAGE_BYTES_MAX {
+            let (limit, found) = (PAGE_BYTES_MAX as u64, raw.len() as u64);
+            return Err(FormatError::TooLarge { what: "page", limit, found });
+        }
         let mut reader = Reader::new(raw);
         let page = Self::take(&mut reader)?;
         reader.finish()?;
@@ -81,10 +141,17 @@ impl Page {
         if count > PAGE_ENTRIES_MAX || level > PAGE_LEVEL_MAX {
             return Err(FormatError::Malformed { what: "page" });
         }
+        let rows_max = if level == 0 { RANGE_ROWS_MAX as u64 } else { ROWS_MAX };
+        let mut total = 0;
         let mut entries: Vec<PageEntry> = Vec::with_capacity(count);
         for _ in 0..count {
             let first = RowKey::from_bytes(reader.string()?)?;
             let rows = reader.varint()?;
+            // Nobody who adds these numbers up needs to look at their size.
+            if rows == 0 || rows > rows_max || total + rows > ROWS_MAX {
+                return Err(FormatError::Malformed { what: "rows of a page" });
+            }
+            total += rows;
             let at = take_record(reader, &packs)?;
             if entries.last().is_some_and(|last| last.first >= first) {
                 return Err(FormatError::Malformed { what: "order of a page" });
@@ -96,7 +163,12 @@ impl Page {
 
     /// Rows below this page.
     pub fn rows(&self) -> u64 {
-        self.entries.iter().fold(0, |sum, entry| sum.saturating_add(entry.rows))
+        self.entries.iter().map(|entry| entry.rows).sum()
+    }
+
+    /// Whether this is what `entry` of the page above says of it.
+    pub fn is(&self, entry: &PageEntry) -> bool {
+        self.rows() == entry.rows && self.entries.first().is_some_and(|own| own.first == entry.first)
     }
 }
 
@@ -208,7 +280,7 @@ pub fn decode_pack_table(raw: &[u8]) -> Result<Vec<PackEntry>, FormatError> {
 }
 
 fn take_pack_table(reader: &mut Reader<'_>) -> Result<Vec<PackEntry>, FormatError> {
-    let count = reader.count(68)?;
+    let count = reader.count(PACK_ENTRY_BYTES)?;
     let mut packs = Vec::with_capacity(count);
     for _ in 0..count {
         let intent = IntentId::from_bytes(reader.array()?);
@@ -223,8 +295,22 @@ fn take_pack_table(reader: &mut Reader<'_>) -> Result<Vec<PackEntry>, FormatErro
 pub enum PackTable {
     /// At most [`PAGE_ENTRIES_MAX`] packs.
     Here(Vec<PackEntry>),
-    /// Records, each a pack table.
-    Records(Vec<RecordRef>),
+    /// Parts in records of their own.
+    Parts {
+        /// The packs that hold the parts. No part lists them: they were written after it.
+        holders: Vec<PackEntry>,
+        /// Records, each a pack table.
+        parts: Vec<RecordRef>,
+    },
+}
+
+impl PackTable {
+    /// The packs that the descriptor itself lists: all of them, or those in which the list of the others lies.
+    pub fn here(&self) -> &[PackEntry] {
+        match self {
+            Self::Here(packs) | Self::Parts { holders: packs, .. } => packs,
+        }
+    }
 }
 
 /// One layer of a bundle.
@@ -313,14 +399,16 @@ impl Descriptor {
                 writer.u8(0);
                 writer.string(&encode_pack_table(packs));
             }
-            PackTable::Records(records) => {
+            PackTable::Parts { holders, parts } => {
                 let mut packs = PackDictionary::default();
-                let mut list = Writer::new();
-                list.varint(records.len() as u64);
-                records.iter().for_each(|record| put_record(&mut list, &mut packs, record));
+                for pack in holders {
+                    packs.number(pack.id);
+                }
                 writer.u8(1);
-                packs.put(&mut writer);
-                writer.array(&list.into_bytes());
+                writer.string(&encode_pack_table(holders));
+                writer.varint(parts.len() as u64);
+                parts.iter().for_each(|part| put_record(&mut writer, &mut packs, part));
+                debug_assert_eq!(packs.ids().len(), holders.len(), "every part lies in a holder");
             }
         }
         writer.into_bytes()
@@ -328,6 +416,10 @@ impl Descriptor {
 
     /// The descriptor with this body; a bundle with more layers than this version reads is refused by name.
     pub fn decode(body: &Bytes) -> Result<Self, FormatError> {
+        let (limit, found) = (DESCRIPTOR_BYTES_MAX as u64, (body.len() + OVERHEAD_BYTES) as u64);
+        if found > limit {
+            return Err(FormatError::TooLarge { what: "descriptor", limit, found });
+        }
         let mut reader = Reader::new(body);
         let repo = RepoId::from_bytes(reader.array()?);
         let bundle = BundleId::from_bytes(reader.array()?);
@@ -348,12 +440,13 @@ impl Descriptor {
         let packs = match reader.u8()? {
             0 => PackTable::Here(decode_pack_table(reader.string()?)?),
             1 => {
-                let packs = take_packs(&mut reader)?;
-                let mut records = Vec::new();
+                let holders = decode_pack_table(reader.string()?)?;
+                let packs: Vec<_> = holders.iter().map(|pack| pack.id).collect();
+                let mut parts = Vec::new();
                 for _ in 0..reader.count(37)? {
-                    records.push(take_record(&mut reader, &packs)?);
+                    parts.push(take_record(&mut reader, &packs)?);
                 }
-                PackTable::Records(records)
+                PackTable::Parts { holders, parts }
             }
             _ => return Err(FormatError::Malformed { what: "pack table" }),
         };
@@ -396,7 +489,10 @@ fn take_layers(reader: &mut Reader<'_>) -> Result<Vec<Layer>, FormatError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::envelope::{self, ObjectKind};
     use crate::model::entry::{Codec, Locator};
+    use crate::model::id::ContextId;
+    use crate::model::path::TreePath;
     use proptest::prelude::*;
 
     fn record(seq: u32) -> RecordRef {
@@ -427,8 +523,81 @@ mod tests {
     fn a_descriptor_comes_back_with_either_form_of_pack_table() {
         let descriptor = sample();
         assert_eq!(Descriptor::decode(&descriptor.encode().into()), Ok(descriptor.clone()));
-        let records = Descriptor { packs: PackTable::Records(vec![record(3)]), ..descriptor };
-        assert_eq!(Descriptor::decode(&records.encode().into()), Ok(records));
+        let holder = |seq: u32| PackEntry { id: record(seq).pack, length: 9, footer_hash: ObjectHash([2; 32]) };
+        let packs = PackTable::Parts { holders: vec![holder(2), holder(3)], parts: vec![record(3), record(2)] };
+        let parts = Descriptor { packs, ..descriptor };
+        assert_eq!(Descriptor::decode(&parts.encode().into()), Ok(parts.clone()));
+        assert_eq!(parts.packs.here(), [holder(2), holder(3)]);
+    }
+
+    #[test]
+    fn the_golden_descriptor_is_unchanged() {
+        let object = envelope::seal(ObjectKind::Descriptor, ContextId::from_parts(1, 2), &sample().encode());
+        let golden = include_bytes!("../../tests/golden/descriptor.bin");
+        assert_eq!(&object[..], golden, "these bytes are in stores: a change needs another version");
+    }
+
+    fn entry(number: u32, key_bytes: usize, packs: u32) -> PageEntry {
+        let mut path = format!("{number:08}/");
+        while path.len() < key_bytes {
+            path += if path.len() % 250 == 249 { "/" } else { "x" };
+        }
+        let first = RowKey::of_path(&TreePath::parse(path.trim_end_matches('/').as_bytes()).unwrap());
+        let at = RecordRef { offset: (64 << 20) - 1, stored: 1 << 24, raw: 1 << 24, ..record(number % packs) };
+        PageEntry { first, rows: 1 << 14, at }
+    }
+
+    #[test]
+    fn pages_keep_their_limits_of_entries_and_of_bytes() {
+        for (key_bytes, packs, fewest) in [(10, 1, 1_024), (10, 2_000, 1_024), (60, 7, 800), (4_000, 2_000, 22)] {
+            let entries: Vec<_> = (0..3_000).map(|number| entry(number, key_bytes, packs)).collect();
+            let pages = Page::split(0, entries.clone());
+            for page in &pages {
+                assert!(page.entries.len() <= PAGE_ENTRIES_MAX);
+                let raw = page.encode();
+                assert!(raw.len() <= PAGE_BYTES_MAX, "{} bytes", raw.len());
+                assert_eq!(Page::decode(&raw).as_ref(), Ok(page));
+            }
+            assert!(pages[0].entries.len() >= fewest, "{} entries of {key_bytes} bytes", pages[0].entries.len());
+            let joined: Vec<_> = pages.into_iter().flat_map(|page| page.entries).collect();
+            assert_eq!(joined, entries);
+        }
+        assert_eq!(Page::split(0, Vec::new()), []);
+    }
+
+    #[test]
+    fn a_page_over_its_limit_of_bytes_is_refused() {
+        let entries = (0..30).map(|number| entry(number, 4_000, 1)).collect();
+        let mut bytes = Vec::new();
+        let page = Page { level: 0, entries };
+        for part in [&page.entries[..20], &page.entries[20..]] {
+            bytes.push(Page { level: 0, entries: part.to_vec() }.encode());
+        }
+        // Both parts in one page. Heads are equal: level, one pack, and a count of one byte.
+        let head = 1 + 1 + PACK_ID_BYTES;
+        let joined = [&bytes[0][..head], &[30], &bytes[0][head + 1..], &bytes[1][head + 1..]].concat();
+        assert!(joined.len() > PAGE_BYTES_MAX);
+        assert!(matches!(Page::decode(&joined), Err(FormatError::TooLarge { what: "page", .. })));
+    }
+
+    #[test]
+    fn rows_of_a_page_are_bounded_each_and_together() {
+        let page = |level, rows: &[u64]| {
+            let entries = (0u32..).zip(rows).map(|(number, rows)| PageEntry { rows: *rows, ..entry(number, 10, 1) });
+            Page::decode(&Page { level, entries: entries.collect() }.encode())
+        };
+        assert!(page(0, &[1, RANGE_ROWS_MAX as u64]).is_ok());
+        assert!(page(0, &[0]).is_err());
+        assert!(page(0, &[RANGE_ROWS_MAX as u64 + 1]).is_err());
+        assert!(page(1, &[ROWS_MAX]).is_ok());
+        assert!(page(1, &[ROWS_MAX, 1]).is_err());
+        assert!(page(1, &[u64::MAX, u64::MAX]).is_err());
+    }
+
+    #[test]
+    fn a_descriptor_over_its_limit_is_refused() {
+        let object = Bytes::from(vec![0; DESCRIPTOR_BYTES_MAX]);
+        assert!(matches!(Descriptor::decode(&object), Err(FormatError::TooLarge { what: "descriptor", .. })));
     }
 
     #[test]

@@ -70,11 +70,10 @@ fn inverse(seq: u64) -> String {
 }
 
 impl ObjectKey {
-    /// The sequence number of a chain's record, from its name.
+    /// The sequence number of a chain's record, from its name; none that has no successor.
     pub fn sequence(&self) -> Option<u64> {
-        let name = self.name();
-        let digits = (name.len() == 16).then(|| u64::from_str_radix(name, 16).ok())??;
-        Some(u64::MAX - digits)
+        let seq = u64::MAX - u64::from_str_radix(self.name(), 16).ok()?;
+        (seq < u64::MAX && inverse(seq) == self.name()).then_some(seq)
     }
 
     /// The last component.
@@ -199,6 +198,11 @@ mod tests {
         assert!(record(&prefix, 8).path < record(&prefix, 7).path);
         assert_eq!(record(&prefix, 8).sequence(), Some(8));
         assert_eq!(prefix.sequence(), None);
+        let named = |name: &str| below(&prefix, name).sequence();
+        assert_eq!(named("ffffffffffffffff"), Some(0));
+        assert_eq!(named("FFFFFFFFFFFFFFFF"), None, "a record has one name");
+        assert_eq!(named("+fffffffffffffff"), None);
+        assert_eq!(named("0000000000000000"), None, "nothing could follow it");
     }
 
     #[test]

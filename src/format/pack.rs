@@ -24,7 +24,7 @@ use super::envelope::{self, HEAD_BYTES, ObjectKind};
 use super::wire::{Reader, Writer};
 use crate::model::entry::{Codec, Locator, RecordRef};
 use crate::model::id::{ChunkId, ContextId, IntentId, ObjectHash, PackId, Run};
-use crate::model::limits::{PACK_BYTES_MAX, PROOF_ABOVE_BYTES};
+use crate::model::limits::{PACK_BYTES_MAX, PACK_BYTES_TARGET_MAX, PROOF_ABOVE_BYTES, RECORD_RAW_BYTES_MAX};
 
 const END_MAGIC: &[u8; 8] = b"DMPKEND1";
 /// Bytes of the head: envelope, kind, pack id, hash.
@@ -39,8 +39,13 @@ const FRAME_BYTES: usize = 64 << 10;
 const TRIAL_BYTES: usize = 4 << 10;
 /// zstd's level: 3 is its default, about 300 MB/s a core.
 const ZSTD_LEVEL: i32 = 3;
-/// Largest raw record: the largest chunk, 16 MiB.
-const RECORD_RAW_MAX: u64 = 16 << 20;
+/// Bytes that the last record of a pack can add beyond the target: the largest record, and 1 MiB for its proof, its lines
+/// of the footer and the trailer (66 KiB at the most).
+const LAST_RECORD_BYTES_MAX: usize = RECORD_RAW_BYTES_MAX + (1 << 20);
+const _: () = assert!(PACK_BYTES_TARGET_MAX + LAST_RECORD_BYTES_MAX <= PACK_BYTES_MAX, "a full pack is legal");
+/// Bytes of a footer for each record and for each chunk.
+const FOOTER_RECORD_BYTES: usize = 8 + 4 + 4 + 1;
+const FOOTER_CHUNK_BYTES: usize = 32 + 4 + 4 + 4;
 
 /// What a pack holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,20 +57,48 @@ pub enum PackKind {
     Meta = 2,
 }
 
+/// A chunk's id, and what will prove a part of it: both from hashing its bytes once.
+#[derive(Debug, Clone)]
+pub struct HashedChunk {
+    id: ChunkId,
+    /// Chaining values of the groups; none for a chunk that carries no proof.
+    proof: Vec<u8>,
+}
+
+impl HashedChunk {
+    /// Hashes a chunk.
+    pub fn of(raw: &[u8]) -> Self {
+        if raw.len() <= PROOF_ABOVE_BYTES {
+            return Self { id: ChunkId::of(raw), proof: Vec::new() };
+        }
+        let values = chaining_values(raw);
+        Self { id: ChunkId(root_of(&values)), proof: values.concat() }
+    }
+
+    /// The chunk's id.
+    pub fn id(&self) -> ChunkId {
+        self.id
+    }
+}
+
 /// One record, encoded and ready to be laid into a pack.
 #[derive(Debug)]
 pub struct Record {
     proof: Vec<u8>,
-    stored: Vec<u8>,
+    stored: Bytes,
     raw: u32,
     codec: Codec,
     members: Vec<(ChunkId, u32, u32)>,
+    /// Hash of the stored bytes, of a metadata record. Chunks are proved by their ids; nobody refers to a data
+    /// record by its stored hash.
+    hash: ObjectHash,
 }
 
 impl Record {
-    /// A record of one chunk, whose id is `id`.
-    pub fn chunk(id: ChunkId, raw: &[u8]) -> Self {
-        Self::encode(raw, vec![(id, 0, raw.len() as u32)])
+    /// A record of one chunk, whose bytes are `raw`.
+    pub fn chunk(chunk: &HashedChunk, raw: Bytes) -> Self {
+        let members = vec![(chunk.id, 0, raw.len() as u32)];
+        Self::encode(raw, chunk.proof.clone(), members)
     }
 
     /// A small-file block: several chunks, compressed together.
@@ -76,36 +109,44 @@ impl Record {
             members.push((id, raw.len() as u32, bytes.len() as u32));
             raw.extend_from_slice(bytes);
         }
-        Self::encode(&raw, members)
+        let proof = HashedChunk::of(&raw).proof;
+        Self::encode(raw.into(), proof, members)
     }
 
     /// A metadata record.
-    pub fn meta(raw: &[u8]) -> Self {
+    pub fn meta(raw: impl Into<Bytes>) -> Self {
+        let raw = raw.into();
+        let len = raw.len() as u32;
         let (stored, codec) = compress_whole(raw);
-        Self { proof: Vec::new(), stored, raw: raw.len() as u32, codec, members: Vec::new() }
+        let hash = ObjectHash::of(&stored);
+        Self { proof: Vec::new(), stored, raw: len, codec, members: Vec::new(), hash }
     }
 
-    fn encode(raw: &[u8], members: Vec<(ChunkId, u32, u32)>) -> Self {
-        let raw_len = raw.len() as u32;
+    fn encode(raw: Bytes, mut proof: Vec<u8>, members: Vec<(ChunkId, u32, u32)>) -> Self {
+        let (len, hash) = (raw.len() as u32, ObjectHash([0; 32]));
         if raw.len() <= PROOF_ABOVE_BYTES {
             let (stored, codec) = compress_whole(raw);
-            return Self { proof: Vec::new(), stored, raw: raw_len, codec, members };
+            return Self { proof, stored, raw: len, codec, members, hash };
         }
-        let mut proof = chaining_values(raw);
-        let framed = if compresses(raw) { frames(raw) } else { None };
+        let framed = if compresses(&raw) { frames(&raw) } else { None };
         let (stored, codec) = match framed {
             Some((stored, ends)) => {
                 ends.iter().for_each(|end| proof.extend_from_slice(&end.to_le_bytes()));
-                (stored, Codec::Frames)
+                (stored.into(), Codec::Frames)
             }
-            None => (raw.to_vec(), Codec::Raw),
+            None => (raw, Codec::Raw),
         };
-        Self { proof, stored, raw: raw_len, codec, members }
+        Self { proof, stored, raw: len, codec, members, hash }
     }
 
-    /// Hash of the stored bytes: what a [`RecordRef`] to this record will say.
+    /// Hash of the stored bytes of a metadata record: what a [`RecordRef`] to it will say.
     pub fn stored_hash(&self) -> ObjectHash {
-        ObjectHash::of(&self.stored)
+        self.hash
+    }
+
+    /// Raw bytes of the record.
+    pub fn raw_len(&self) -> usize {
+        self.raw as usize
     }
 
     /// Bytes that the record takes in a pack, its proof included.
@@ -119,10 +160,10 @@ impl Record {
     }
 }
 
-fn compress_whole(raw: &[u8]) -> (Vec<u8>, Codec) {
-    match zstd::bulk::compress(raw, ZSTD_LEVEL) {
-        Ok(small) if small.len() < raw.len() => (small, Codec::Zstd),
-        _ => (raw.to_vec(), Codec::Raw),
+fn compress_whole(raw: Bytes) -> (Bytes, Codec) {
+    match zstd::bulk::compress(&raw, ZSTD_LEVEL) {
+        Ok(small) if small.len() < raw.len() => (small.into(), Codec::Zstd),
+        _ => (raw, Codec::Raw),
     }
 }
 
@@ -143,15 +184,38 @@ fn frames(raw: &[u8]) -> Option<(Vec<u8>, Vec<u32>)> {
     (stored.len() < raw.len()).then_some((stored, ends))
 }
 
-fn chaining_values(raw: &[u8]) -> Vec<u8> {
+/// The chaining value of each group: a subtree of BLAKE3's tree, because 16 KiB are a power of two.
+fn chaining_values(raw: &[u8]) -> Vec<[u8; 32]> {
     use blake3::hazmat::HasherExt;
-    let mut values = Vec::with_capacity(raw.len().div_ceil(PROOF_GROUP_BYTES) * 32);
-    for (number, group) in raw.chunks(PROOF_GROUP_BYTES).enumerate() {
+    let value = |(number, group): (usize, &[u8])| {
         let mut hasher = blake3::Hasher::new();
         hasher.set_input_offset((number * PROOF_GROUP_BYTES) as u64);
-        values.extend_from_slice(&hasher.update(group).finalize_non_root());
+        hasher.update(group).finalize_non_root()
+    };
+    raw.chunks(PROOF_GROUP_BYTES).enumerate().map(value).collect()
+}
+
+/// The hash over two groups and more.
+fn root_of(values: &[[u8; 32]]) -> [u8; 32] {
+    use blake3::hazmat::{Mode, merge_subtrees_root};
+    let (left, right) = values.split_at(left_groups(values.len()));
+    *merge_subtrees_root(&subtree(left), &subtree(right), Mode::Hash).as_bytes()
+}
+
+/// The chaining value over some groups. As deep as the logarithm of their number: 10 for the largest chunk.
+fn subtree(values: &[[u8; 32]]) -> [u8; 32] {
+    use blake3::hazmat::{Mode, merge_subtrees_non_root};
+    if let [value] = values {
+        return *value;
     }
-    values
+    let (left, right) = values.split_at(left_groups(values.len()));
+    merge_subtrees_non_root(&subtree(left), &subtree(right), Mode::Hash)
+}
+
+/// Groups on the left: the largest power of two that leaves something for the right (the BLAKE3 paper, 2.1).
+fn left_groups(groups: usize) -> usize {
+    debug_assert!(groups > 1, "one group has no parent");
+    groups.div_ceil(2).next_power_of_two()
 }
 
 /// Where a record came to lie.
@@ -187,9 +251,12 @@ pub struct PackWriter {
 }
 
 impl PackWriter {
-    /// An empty pack.
-    pub fn new(context: ContextId, id: PackId, kind: PackKind) -> Self {
-        let mut bytes = envelope::head(ObjectKind::Pack, context, 0);
+    /// An empty pack, which its writer will finish as soon as its [`PackWriter::len`] reaches `target_bytes`.
+    pub fn new(context: ContextId, id: PackId, kind: PackKind, target_bytes: usize) -> Self {
+        // Room for the record that reaches the target, however large: address space, which is no memory before it is
+        // written to. So no pack is ever copied while it grows.
+        let mut bytes = Vec::with_capacity(target_bytes.min(PACK_BYTES_TARGET_MAX) + LAST_RECORD_BYTES_MAX);
+        bytes.extend_from_slice(&envelope::head(ObjectKind::Pack, context, 0));
         bytes.push(kind as u8);
         bytes.extend_from_slice(&id.intent.to_bytes());
         bytes.extend_from_slice(&id.run.0.to_le_bytes());
@@ -213,18 +280,15 @@ impl PackWriter {
         };
         let chunks: Vec<_> = record.members.iter().copied().map(place).collect();
         self.chunks.extend(record.members.iter().map(|(id, inner, len)| (*id, number, *inner, *len)));
-        let hash = match self.kind {
-            PackKind::Meta => ObjectHash::of(&record.stored),
-            // Chunks are proved by their ids; nobody refers to a data record by its stored hash.
-            PackKind::Data => ObjectHash([0; 32]),
-        };
-        let record = RecordRef { pack: self.id, offset, stored, raw: record.raw, codec: record.codec, hash };
+        let Record { raw, codec, hash, .. } = record;
+        let record = RecordRef { pack: self.id, offset, stored, raw, codec, hash };
         Placed { record, chunks }
     }
 
-    /// Bytes so far, without the footer.
+    /// Bytes that the pack would have if it were finished now.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        let footer = self.records.len() * FOOTER_RECORD_BYTES + self.chunks.len() * FOOTER_CHUNK_BYTES;
+        self.bytes.len() + footer + TRAILER_BYTES
     }
 
     /// Whether no record was appended.
@@ -304,13 +368,14 @@ pub fn open_footer(id: PackId, footer: &[u8], hash: ObjectHash) -> Result<Vec<(C
         return Err(FormatError::Hash);
     }
     let mut reader = Reader::new(footer);
-    let count = reader.count(17)?;
+    let count = reader.count(FOOTER_RECORD_BYTES)?;
     let mut records = Vec::with_capacity(count);
     for _ in 0..count {
         let (offset, stored, raw) = (reader.u64()?, reader.u32()?, reader.u32()?);
+        check_place(offset, stored, raw)?;
         records.push((offset, stored, raw, codec_from(reader.u8()?)?));
     }
-    let count = reader.count(44)?;
+    let count = reader.count(FOOTER_CHUNK_BYTES)?;
     let mut chunks = Vec::with_capacity(count);
     for _ in 0..count {
         let chunk = ChunkId(reader.array()?);
@@ -326,6 +391,16 @@ pub fn open_footer(id: PackId, footer: &[u8], hash: ObjectHash) -> Result<Vec<(C
     Ok(chunks)
 }
 
+/// Refuses a record that no pack can hold: whoever reads it adds these numbers and allocates as many bytes.
+pub fn check_place(offset: u64, stored: u32, raw: u32) -> Result<(), FormatError> {
+    let end = offset.checked_add(stored.into());
+    let in_pack = end.is_some_and(|end| end <= PACK_BYTES_MAX as u64);
+    if !in_pack || stored > raw || raw as usize > RECORD_RAW_BYTES_MAX {
+        return Err(FormatError::Malformed { what: "place of a record" });
+    }
+    Ok(())
+}
+
 /// A codec from its byte.
 pub fn codec_from(byte: u8) -> Result<Codec, FormatError> {
     match byte {
@@ -338,8 +413,9 @@ pub fn codec_from(byte: u8) -> Result<Codec, FormatError> {
 
 /// The raw bytes of a record; exactly `raw` of them.
 pub fn decode_record(codec: Codec, stored: &Bytes, raw: u32) -> Result<Bytes, FormatError> {
-    if u64::from(raw) > RECORD_RAW_MAX {
-        return Err(FormatError::TooLarge { what: "record", limit: RECORD_RAW_MAX, found: u64::from(raw) });
+    if raw as usize > RECORD_RAW_BYTES_MAX {
+        let limit = RECORD_RAW_BYTES_MAX as u64;
+        return Err(FormatError::TooLarge { what: "record", limit, found: u64::from(raw) });
     }
     let malformed = |_| FormatError::Malformed { what: "compressed record" };
     let bytes = match codec {
@@ -358,6 +434,9 @@ pub fn decode_record(codec: Codec, stored: &Bytes, raw: u32) -> Result<Bytes, Fo
                     return Err(FormatError::Malformed { what: "frame" });
                 }
                 rest = after;
+            }
+            if !rest.is_empty() {
+                return Err(FormatError::Malformed { what: "bytes behind the last frame" });
             }
             Bytes::from(bytes)
         }
@@ -401,6 +480,10 @@ mod tests {
             .collect()
     }
 
+    fn record(raw: &[u8]) -> Record {
+        Record::chunk(&HashedChunk::of(raw), Bytes::copy_from_slice(raw))
+    }
+
     fn stored(pack: &FinishedPack, at: &Locator) -> Bytes {
         pack.bytes.slice(at.offset as usize..at.offset as usize + at.stored as usize)
     }
@@ -409,14 +492,16 @@ mod tests {
     fn every_chunk_of_every_codec_comes_back_by_its_locator_and_by_the_footer() {
         let text = b"some text that repeats, ".repeat(9000);
         let inputs = [noise(300), noise(200_000), text.clone(), text[..5000].to_vec()];
-        let mut writer = PackWriter::new(context(), id(), PackKind::Data);
+        let mut writer = PackWriter::new(context(), id(), PackKind::Data, 1 << 20);
         let mut placed = Vec::new();
         for raw in &inputs {
-            placed.extend(writer.append(Record::chunk(ChunkId::of(raw), raw)).chunks);
+            placed.extend(writer.append(record(raw)).chunks);
         }
         let members = [&b"alpha"[..], b"beta", b""];
         placed.extend(writer.append(Record::block(members.map(|m| (ChunkId::of(m), m)))).chunks);
+        let len = writer.len();
         let pack = writer.finish();
+        assert!(pack.bytes.len() - len <= 8, "the length foresees the footer, but for its two counts");
         for (chunk, at) in &placed {
             let raw = decode_record(at.codec, &stored(&pack, at), at.raw).unwrap();
             assert_eq!(ChunkId::of(&raw[at.inner as usize..(at.inner + at.len) as usize]), *chunk);
@@ -430,18 +515,47 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_rebuilds_the_chunk_id_from_its_groups() {
-        use blake3::hazmat::{Mode, merge_subtrees_root};
-        let raw = noise(2 * PROOF_GROUP_BYTES);
-        let values = chaining_values(&raw);
-        let (left, right) = (values[..32].try_into().unwrap(), values[32..].try_into().unwrap());
-        assert_eq!(merge_subtrees_root(&left, &right, Mode::Hash).as_bytes(), ChunkId::of(&raw).as_bytes());
+    fn a_proof_lies_in_front_of_its_record() {
         let big = noise(100_000);
-        let mut writer = PackWriter::new(context(), id(), PackKind::Data);
-        let at = writer.append(Record::chunk(ChunkId::of(&big), &big)).chunks[0].1;
+        let mut writer = PackWriter::new(context(), id(), PackKind::Data, 1 << 20);
+        let at = writer.append(record(&big)).chunks[0].1;
         let pack = writer.finish();
         let proof = &pack.bytes[at.offset as usize - 7 * 32..at.offset as usize];
-        assert_eq!(proof, &chaining_values(&big)[..]);
+        let values: Vec<_> = proof.chunks(32).map(|value| value.try_into().unwrap()).collect();
+        assert_eq!(values, chaining_values(&big));
+        assert_eq!(root_of(&values), ChunkId::of(&big).0, "the groups lead to the id");
+    }
+
+    #[test]
+    fn a_chunk_hashed_for_its_proof_has_the_id_of_blake3_at_every_edge() {
+        let all = noise((3 << 20) + 2);
+        let powers = (0..=21).map(|log2| 1usize << log2);
+        let groups = (1..=12).chain([63, 64, 65, 127, 128, 129, 191, 192]).map(|n| n * PROOF_GROUP_BYTES);
+        for edge in powers.chain(groups).chain([0, PROOF_ABOVE_BYTES, 3 << 20]) {
+            for len in [edge.saturating_sub(1), edge, edge + 1] {
+                assert_eq!(HashedChunk::of(&all[..len]).id(), ChunkId::of(&all[..len]), "{len} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pack_is_never_copied_while_it_fills() {
+        let target = 1 << 20;
+        let mut writer = PackWriter::new(context(), id(), PackKind::Data, target);
+        let start = writer.bytes.as_ptr();
+        while writer.len() < target {
+            writer.append(record(&noise(300_000)));
+        }
+        assert_eq!(writer.finish().bytes.as_ptr(), start);
+    }
+
+    #[test]
+    fn a_record_that_is_stored_as_it_is_shares_the_bytes_it_was_given() {
+        for len in [300, 200_000] {
+            let raw = Bytes::from(noise(len));
+            let made = Record::chunk(&HashedChunk::of(&raw), raw.clone());
+            assert_eq!(made.stored.as_ptr(), raw.as_ptr(), "{len} bytes");
+        }
     }
 
     #[test]
@@ -457,9 +571,53 @@ mod tests {
     }
 
     #[test]
+    fn a_footer_that_names_a_place_no_pack_has_is_refused() {
+        let footer = |offset: u64, stored: u32, raw: u32| {
+            let mut footer = Writer::new();
+            footer.varint(1);
+            footer.u64(offset);
+            footer.u32(stored);
+            footer.u32(raw);
+            footer.u8(0);
+            footer.varint(0);
+            let footer = footer.into_bytes();
+            open_footer(id(), &footer, ObjectHash::of(&footer))
+        };
+        assert!(footer(0, 7, 7).is_ok());
+        assert!(footer(PACK_BYTES_MAX as u64 - 7, 7, 7).is_ok());
+        assert!(footer(PACK_BYTES_MAX as u64 - 6, 7, 7).is_err());
+        assert!(footer(u64::MAX - 1, 7, 7).is_err(), "offset and length do not overflow");
+        assert!(footer(0, 8, 7).is_err(), "stored is never longer than raw");
+        assert!(footer(0, 1, RECORD_RAW_BYTES_MAX as u32 + 1).is_err());
+    }
+
+    #[test]
+    fn bytes_behind_the_last_frame_are_refused() {
+        let text = b"some text that repeats, ".repeat(9000);
+        let made = record(&text);
+        assert_eq!(made.codec, Codec::Frames);
+        assert_eq!(decode_record(Codec::Frames, &made.stored, made.raw).unwrap(), text);
+        let longer = Bytes::from([&made.stored[..], b"x"].concat());
+        assert!(decode_record(Codec::Frames, &longer, made.raw).is_err());
+    }
+
+    #[test]
     fn a_length_of_an_attacker_is_refused_before_anything_is_allocated() {
         let stored = Bytes::from_static(b"x");
         assert!(matches!(decode_record(Codec::Zstd, &stored, u32::MAX), Err(FormatError::TooLarge { .. })));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn a_chunk_hashed_for_its_proof_has_the_id_of_blake3(len in 0usize..3 << 20, byte: u8) {
+            let mut raw = noise(len);
+            if let Some(last) = raw.last_mut() {
+                *last = byte;
+            }
+            prop_assert_eq!(HashedChunk::of(&raw).id(), ChunkId::of(&raw));
+        }
     }
 
     proptest! {

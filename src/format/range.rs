@@ -21,14 +21,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::FormatError;
-use super::pack::codec_from;
+use super::pack::{check_place, codec_from};
 use super::wire::{Reader, Writer};
 use crate::model::clock::Timestamp;
 use crate::model::entry::{
-    Attributes, BlockList, BlockRef, Body, Content, Entry, Extent, FileBody, Locator, RecordRef, TreeCounts, Xattrs,
+    Attributes, BlockList, BlockRef, Body, Codec, Content, Entry, Extent, FileBody, Locator, RecordRef, TreeCounts,
+    Xattrs,
 };
 use crate::model::id::{BlockId, ChunkId, ContentId, IntentId, LinkId, ObjectHash, PackId, Run};
-use crate::model::limits::{INLINE_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, ROW_EXTENT_BLOCKS_MAX, XATTR_BYTES_MAX};
+use crate::model::limits::{
+    EXTENT_BLOCK_CHUNKS, FILE_BYTES_MAX, INLINE_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, RECORD_RAW_BYTES_MAX,
+    ROW_EXTENT_BLOCKS_MAX, XATTR_BYTES_MAX,
+};
 use crate::model::name::FileName;
 use crate::model::path::TreePath;
 
@@ -77,16 +81,20 @@ impl RowKey {
         key
     }
 
-    /// A key from its bytes; shapes that no tree has are refused.
+    /// A key from its bytes; shapes that no tree has are refused, so that a place in a tree has one key.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
-        let key = Self(Bytes::copy_from_slice(bytes));
         let malformed = FormatError::Malformed { what: "row key" };
-        if bytes.len() > PATH_BYTES_MAX + NAME_BYTES_MAX + 2
-            || (key != Self::root() && !key.is_link() && key.parts().is_none())
-        {
+        if bytes.len() > PATH_BYTES_MAX + NAME_BYTES_MAX + 2 {
             return Err(malformed);
         }
-        Ok(key)
+        let key = Self(Bytes::copy_from_slice(bytes));
+        let is_sound = if key.is_link() {
+            bytes[3..].iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+        } else {
+            // A '/' of a path is 00 in its key.
+            key == Self::root() || (!bytes.contains(&b'/') && key.parts().is_some())
+        };
+        if is_sound { Ok(key) } else { Err(malformed) }
     }
 
     /// The key's bytes.
@@ -237,7 +245,8 @@ pub fn take_locator(reader: &mut Reader<'_>, packs: &[PackId]) -> Result<Locator
     let (stored, raw) = (take_u32(reader)?, take_u32(reader)?);
     let codec = codec_from(reader.u8()?)?;
     let (inner, len) = (take_u32(reader)?, take_u32(reader)?);
-    if u64::from(inner) + u64::from(len) > u64::from(raw) || offset > 1 << 40 {
+    check_place(offset, stored, raw)?;
+    if u64::from(inner) + u64::from(len) > u64::from(raw) {
         return Err(FormatError::Malformed { what: "locator" });
     }
     Ok(Locator { pack, offset, stored, raw, codec, inner, len })
@@ -259,8 +268,9 @@ pub fn take_record(reader: &mut Reader<'_>, packs: &[PackId]) -> Result<RecordRe
     let offset = reader.varint()?;
     let (stored, raw) = (take_u32(reader)?, take_u32(reader)?);
     let codec = codec_from(reader.u8()?)?;
-    if offset > 1 << 40 {
-        return Err(FormatError::Malformed { what: "record" });
+    check_place(offset, stored, raw)?;
+    if codec == Codec::Frames {
+        return Err(FormatError::Malformed { what: "codec of a metadata record" });
     }
     Ok(RecordRef { pack, offset, stored, raw, codec, hash: ObjectHash(reader.array()?) })
 }
@@ -493,15 +503,18 @@ fn take_value(
 }
 
 fn take_xattrs(reader: &mut Reader<'_>) -> Result<Xattrs, FormatError> {
-    let mut xattrs = BTreeMap::new();
+    let mut xattrs: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     let mut total = 0;
     for _ in 0..reader.count(2)? {
         let (name, value) = (reader.string()?, reader.string()?);
         total += name.len() + value.len();
+        if total > XATTR_BYTES_MAX {
+            return Err(FormatError::TooLarge { what: "xattrs", limit: XATTR_BYTES_MAX as u64, found: total as u64 });
+        }
+        if xattrs.last_key_value().is_some_and(|(last, _)| &last[..] >= name) {
+            return Err(FormatError::Malformed { what: "order of xattrs" });
+        }
         xattrs.insert(name.to_vec(), value.to_vec());
-    }
-    if total > XATTR_BYTES_MAX {
-        return Err(FormatError::TooLarge { what: "xattrs", limit: XATTR_BYTES_MAX as u64, found: total as u64 });
     }
     Ok(Arc::new(xattrs))
 }
@@ -514,10 +527,19 @@ fn take_body(reader: &mut Reader<'_>, tag: u8, packs: &[PackId], b3sum: Option<[
         }
         tag::INLINE | tag::CHUNK | tag::HOLE | tag::BLOCKS | tag::LISTED => {
             let size = reader.varint()?;
+            if size > FILE_BYTES_MAX {
+                return Err(FormatError::TooLarge { what: "file", limit: FILE_BYTES_MAX, found: size });
+            }
             let content = take_content(reader, tag, packs, size)?;
             Body::File(FileBody { size, content, b3sum })
         }
-        tag::SYMLINK => Body::Symlink(Bytes::copy_from_slice(reader.string()?)),
+        tag::SYMLINK => {
+            let target = reader.string()?;
+            if target.len() > PATH_BYTES_MAX {
+                return Err(FormatError::Malformed { what: "target of a symlink" });
+            }
+            Body::Symlink(Bytes::copy_from_slice(target))
+        }
         tag::FIFO => Body::Fifo,
         tag::SOCKET => Body::Socket,
         tag::CHAR => Body::CharDevice(take_u32(reader)?),
@@ -536,6 +558,7 @@ fn take_content(reader: &mut Reader<'_>, tag: u8, packs: &[PackId], size: u64) -
             }
             Ok(Content::Inline(Bytes::copy_from_slice(bytes)))
         }
+        tag::HOLE if size > RECORD_RAW_BYTES_MAX as u64 => Err(malformed),
         tag::HOLE => Ok(Content::Chunk(Extent { id: ChunkId(reader.array()?), at: None })),
         tag::CHUNK => {
             let id = ChunkId(reader.array()?);
@@ -548,6 +571,11 @@ fn take_content(reader: &mut Reader<'_>, tag: u8, packs: &[PackId], size: u64) -
         _ => {
             let id = ContentId(reader.array()?);
             let count = take_u32(reader)?;
+            // Whatever the size of its chunks, a file has not more than its blocks can describe.
+            let described = u64::from(count).saturating_mul((EXTENT_BLOCK_CHUNKS * RECORD_RAW_BYTES_MAX) as u64);
+            if count == 0 || size > described {
+                return Err(malformed);
+            }
             if tag == tag::LISTED {
                 let at = take_record(reader, packs)?;
                 return Ok(Content::Extents { id, blocks: BlockList::Listed { count, at } });
@@ -645,6 +673,12 @@ mod tests {
     }
 
     #[test]
+    fn the_golden_range_is_unchanged() {
+        let golden = include_bytes!("../../tests/golden/range.bin");
+        assert_eq!(&encode(&sample())[..], golden, "these bytes are in stores: a change needs another version");
+    }
+
+    #[test]
     fn rows_of_every_kind_come_back() {
         assert_eq!(decode_range(&encode(&sample())), Ok(sample()));
     }
@@ -669,6 +703,71 @@ mod tests {
         assert_eq!(RowKey::of_path(&path("a/b/y")), keys[6]);
         assert_eq!(keys[0].path(), Some(TreePath::root()));
         assert!(keys[1].is_link() && keys[1].parts().is_none());
+    }
+
+    /// Whether a range of this one row comes back.
+    fn comes_back(key: RowKey, body: Body) -> bool {
+        let row = Row { key, value: RowValue::Entry(entry(1, body)) };
+        decode_range(&encode(std::slice::from_ref(&row))) == Ok(vec![row])
+    }
+
+    #[test]
+    fn a_place_in_a_tree_has_one_key_and_a_link_row_a_hex_name() {
+        let key = |bytes: &[u8]| RowKey::from_bytes(bytes).is_ok();
+        assert!(key(b"a\0b\0\0name"));
+        assert!(!key(b"a/b\0\0name"), "the same place");
+        assert!(!key(b"\0a\0\0name") && !key(b"a\0\0") && !key(b"a\0\0x/y") && !key(b"name"));
+        assert!(key(RowKey::link(LinkId::from_parts(1, 2)).as_bytes()));
+        assert!(!key(&[&[0, 0, 0][..], &[b'G'; 32]].concat()));
+    }
+
+    #[test]
+    fn content_that_no_writer_makes_is_refused() {
+        let key = || RowKey::child(&path("d"), &name("f"));
+        let record =
+            RecordRef { pack: pack(2), offset: 7, stored: 5, raw: 6, codec: Codec::Raw, hash: ObjectHash([9; 32]) };
+        let file = |size, content| Body::File(FileBody { size, content, b3sum: None });
+        let blocks = |n: usize, at| {
+            let blocks = vec![BlockRef { id: BlockId([1; 32]), at }; n];
+            Content::Extents { id: ContentId([3; 32]), blocks: BlockList::Here(blocks.into()) }
+        };
+        let listed = |count, at| Content::Extents { id: ContentId([3; 32]), blocks: BlockList::Listed { count, at } };
+        let hole = || Content::Chunk(Extent { id: ChunkId([2; 32]), at: None });
+        assert!(comes_back(key(), file(1 << 30, blocks(1, record))));
+        assert!(!comes_back(key(), file(1 << 30, blocks(0, record))), "a reader looks for a first block");
+        assert!(!comes_back(key(), file(1 << 37, blocks(1, record))), "more than a block describes");
+        assert!(!comes_back(key(), file(1 << 30, blocks(ROW_EXTENT_BLOCKS_MAX + 1, record))));
+        assert!(!comes_back(key(), file(1 << 30, listed(0, record))));
+        assert!(!comes_back(key(), file(FILE_BYTES_MAX + 1, listed(u32::MAX, record))));
+        assert!(!comes_back(key(), file(1 << 30, listed(9, RecordRef { codec: Codec::Frames, ..record }))));
+        assert!(!comes_back(key(), file(1 << 30, listed(9, RecordRef { offset: u64::MAX, ..record }))));
+        assert!(comes_back(key(), file(1 << 24, hole())));
+        assert!(!comes_back(key(), file((1 << 24) + 1, hole())), "larger than any chunk");
+        let at = Locator { pack: pack(1), offset: 99, stored: 50, raw: 80, codec: Codec::Zstd, inner: 10, len: 70 };
+        let chunk = |at| Content::Chunk(Extent { id: ChunkId([2; 32]), at: Some(at) });
+        assert!(comes_back(key(), file(70, chunk(at))));
+        assert!(!comes_back(key(), file(70, chunk(Locator { inner: 11, ..at }))));
+        assert!(!comes_back(key(), file(70, chunk(Locator { offset: 1 << 40, ..at }))));
+        assert!(!comes_back(key(), file(70, chunk(Locator { stored: u32::MAX, ..at }))));
+        assert!(comes_back(key(), Body::Symlink(vec![b'x'; PATH_BYTES_MAX].into())));
+        assert!(!comes_back(key(), Body::Symlink(vec![b'x'; PATH_BYTES_MAX + 1].into())));
+    }
+
+    #[test]
+    fn xattrs_come_in_order_each_once_and_not_too_many() {
+        let xattrs = |list: &[(&[u8], &[u8])]| {
+            let mut writer = Writer::new();
+            writer.varint(list.len() as u64);
+            for (name, value) in list {
+                writer.string(name);
+                writer.string(value);
+            }
+            take_xattrs(&mut Reader::new(&writer.into_bytes()))
+        };
+        assert!(xattrs(&[(b"user.a", b"1"), (b"user.b", b"2")]).is_ok());
+        assert!(xattrs(&[(b"user.a", b"1"), (b"user.a", b"2")]).is_err());
+        assert!(xattrs(&[(b"user.b", b"1"), (b"user.a", b"2")]).is_err());
+        assert!(matches!(xattrs(&[(b"user.a", &[0; XATTR_BYTES_MAX])]), Err(FormatError::TooLarge { .. })));
     }
 
     proptest! {

@@ -18,6 +18,9 @@ pub const RECENT_MAX: usize = 64;
 /// Bytes of a message that a summary keeps; the whole message is in the descriptor.
 pub const SUMMARY_MESSAGE_BYTES: usize = 200;
 
+/// Bytes of the shortest summary: bundle, hash, time, and a byte for each of who, files, bytes, labels, message.
+const SUMMARY_BYTES_MIN: usize = 16 + 32 + 12 + 5;
+
 /// One bundle as history shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
@@ -88,6 +91,9 @@ impl RefsRecord {
         let mut labels = BTreeMap::new();
         for _ in 0..bounded(reader.count(17)?, LABELS_MAX, "labels")? {
             let label = take_label(&mut reader)?;
+            if labels.last_key_value().is_some_and(|(last, _)| *last >= label) {
+                return Err(FormatError::Malformed { what: "order of labels" });
+            }
             labels.insert(label, BundleId::from_bytes(reader.array()?));
         }
         let mut sets = [BTreeSet::new(), BTreeSet::new()];
@@ -97,7 +103,7 @@ impl RefsRecord {
             }
         }
         let mut recent = Vec::new();
-        for _ in 0..bounded(reader.count(70)?, RECENT_MAX, "summaries")? {
+        for _ in 0..bounded(reader.count(SUMMARY_BYTES_MIN)?, RECENT_MAX, "summaries")? {
             recent.push(take_summary(&mut reader)?);
         }
         reader.finish()?;
@@ -196,6 +202,28 @@ mod tests {
         let object = envelope::seal(ObjectKind::RefsRecord, ContextId::from_parts(1, 2), &sample().encode());
         let golden = include_bytes!("../../tests/golden/refs.bin");
         assert_eq!(&object[..], golden, "these bytes are in stores: a change needs another version");
+    }
+
+    #[test]
+    fn the_shortest_summary_comes_back() {
+        let mut record = sample();
+        let summary = &mut record.recent[0];
+        (summary.who, summary.message, summary.bytes) = (String::new(), String::new(), 0);
+        summary.labels.clear();
+        assert_eq!(RefsRecord::decode(&record.encode()), Ok(record));
+    }
+
+    #[test]
+    fn labels_come_in_order_each_once() {
+        let one: LabelName = "v1".parse().unwrap();
+        let mut record = RefsRecord { labels: [(one, BundleId::from_parts(5, 6))].into(), ..RefsRecord::default() };
+        let once = record.encode();
+        record.labels.insert("v2".parse().unwrap(), BundleId::from_parts(5, 6));
+        let mut twice = record.encode();
+        assert!(RefsRecord::decode(&once).is_ok() && RefsRecord::decode(&twice).is_ok());
+        let digit = twice.iter().position(|byte| *byte == b'2').unwrap();
+        twice[digit] = b'1';
+        assert_eq!(RefsRecord::decode(&twice), Err(FormatError::Malformed { what: "order of labels" }));
     }
 
     #[test]

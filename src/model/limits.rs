@@ -34,8 +34,10 @@ pub const PROOF_ABOVE_BYTES: usize = 64 << 10;
 pub const EXTENT_BLOCK_CHUNKS: usize = 4_096;
 /// Extent blocks that a row lists itself; above that it names one list record.
 pub const ROW_EXTENT_BLOCKS_MAX: usize = 8;
-/// Largest pack, in bytes, footer included.
-pub const PACK_BYTES_MAX: usize = 80 << 20;
+/// Raw bytes of the largest record: the largest chunk.
+pub const RECORD_RAW_BYTES_MAX: usize = 16 << 20;
+/// Largest pack, in bytes, footer included: the largest target, the largest record, 1 MiB for its proof and the trailer.
+pub const PACK_BYTES_MAX: usize = 81 << 20;
 /// Raw bytes a data pack is filled up to on a fast link, in bytes.
 pub const PACK_BYTES_TARGET_MAX: usize = 64 << 20;
 /// Raw bytes a data pack is filled up to on a slow link, in bytes.

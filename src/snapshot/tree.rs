@@ -6,6 +6,8 @@
 //! 2. Ranges and pages come through one cache of bounded weight, shared by all snapshots of a process; concurrent
 //!    readers of one share one fetch. What is cached is ready at the first poll.
 //! 3. A [`RowId`] is stable: the same number names the same row on every host.
+//! 4. A range or page is used only if it holds as many rows, from the same key on, as the page above says: ordinals
+//!    and searches agree.
 
 use std::sync::Arc;
 
@@ -19,8 +21,8 @@ use crate::format::intent::ABORTED_BYTES;
 use crate::format::key::ObjectKey;
 use crate::format::pack::PackKind;
 use crate::format::range::{Row, RowKey, RowValue, decode_range};
-use crate::model::entry::{Entry, RecordRef};
-use crate::model::id::{BundleId, ObjectHash, PackId, RepoId};
+use crate::model::entry::{BlockList, BlockRef, Body, Content, Entry, FileBody, RecordRef, Xattrs};
+use crate::model::id::{BundleId, ObjectHash, RepoId};
 use crate::model::name::FileName;
 use crate::model::path::TreePath;
 use crate::store::StoreError;
@@ -80,27 +82,83 @@ impl RowId {
     }
 }
 
+/// The rows of a range of the one layer that this version reads; what only a delta may hold is refused by name.
+fn base_range(raw: &[u8]) -> Result<Vec<Row>, FormatError> {
+    let rows = decode_range(raw)?;
+    let is_delta = |row: &Row| match &row.value {
+        RowValue::Entry(entry) => matches!(entry.body, Body::Directory { opaque: true, .. }),
+        RowValue::Link(_) => false,
+        RowValue::Tombstone => true,
+    };
+    if rows.iter().any(is_delta) {
+        return Err(FormatError::UnknownFeature { kind: "range", features: "rows of a delta layer".to_owned() });
+    }
+    Ok(rows)
+}
+
 #[derive(Clone)]
 enum Loaded {
     Range(Arc<Vec<Row>>),
     Page(Arc<Page>),
 }
 
-/// Decoded ranges and pages of all snapshots of a process.
-#[derive(Clone)]
-pub struct RangeCache {
-    cache: Cache<(PackId, u64), Loaded>,
+impl Loaded {
+    /// Bytes that it holds in memory, about.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Range(rows) => rows.iter().map(row_bytes).sum(),
+            Self::Page(page) => page.entries.iter().map(|entry| size_of::<PageEntry>() + held(&entry.first)).sum(),
+        }
+    }
 }
 
-/// What a decoded row weighs in memory, about: key, attributes and content with its locator.
-const ROW_BYTES: usize = 320;
+/// What an allocation costs beside its bytes: the allocator's word, and rounding up to 16.
+const ALLOCATION_BYTES: usize = 16;
+/// A node of a set of xattrs: room for 11 names and values, of which 6 are used on the average.
+const XATTR_NODE_BYTES: usize = 11 * 2 * size_of::<Vec<u8>>() + ALLOCATION_BYTES;
+
+fn held(key: &RowKey) -> usize {
+    key.as_bytes().len() + ALLOCATION_BYTES
+}
+
+fn row_bytes(row: &Row) -> usize {
+    let below = match &row.value {
+        RowValue::Entry(entry) => xattr_bytes(&entry.xattrs) + body_bytes(&entry.body),
+        RowValue::Link(_) | RowValue::Tombstone => 0,
+    };
+    size_of::<Row>() + held(&row.key) + below
+}
+
+/// Nothing for an empty set, which all rows of a range share.
+fn xattr_bytes(xattrs: &Xattrs) -> usize {
+    let bytes: usize = xattrs.iter().map(|(name, value)| name.len() + value.len() + 2 * ALLOCATION_BYTES).sum();
+    bytes + xattrs.len().div_ceil(6) * XATTR_NODE_BYTES
+}
+
+fn body_bytes(body: &Body) -> usize {
+    match body {
+        Body::Symlink(bytes) | Body::File(FileBody { content: Content::Inline(bytes), .. }) => {
+            bytes.len() + ALLOCATION_BYTES
+        }
+        Body::File(FileBody { content: Content::Extents { blocks: BlockList::Here(blocks), .. }, .. }) => {
+            blocks.len() * size_of::<BlockRef>() + 2 * ALLOCATION_BYTES
+        }
+        _ => 0,
+    }
+}
+
+/// Decoded ranges and pages of all snapshots of a process, under all that leads to them: what a wrong reference
+/// led to is never found under a right one.
+#[derive(Clone)]
+pub struct RangeCache {
+    cache: Cache<RecordRef, Loaded>,
+}
 
 impl RangeCache {
     /// A cache of about `bytes`.
     pub fn new(bytes: u64) -> Self {
-        let weigh = |_: &(PackId, u64), loaded: &Loaded| match loaded {
-            Loaded::Range(rows) => (rows.len() * ROW_BYTES) as u32,
-            Loaded::Page(page) => (page.entries.len() * 200) as u32,
+        let weigh = |_: &RecordRef, loaded: &Loaded| {
+            u32::try_from(loaded.weight() + size_of::<(RecordRef, Loaded)>()).unwrap_or(u32::MAX)
         };
         Self { cache: Cache::builder().max_capacity(bytes).weigher(weigh).build() }
     }
@@ -309,29 +367,34 @@ impl Snapshot {
         let root = self.root_page(table);
         let Some((mut start, mut entry)) = choose(root) else { return Ok(None) };
         for level in (0..root.level).rev() {
-            let page = self.page(&entry.at).await?;
-            if page.level != level {
-                return Err(self.corrupt_record(&entry.at, FormatError::Malformed { what: "level of a page" }));
-            }
+            let page = self.page(&entry, level).await?;
             match choose(&page) {
                 Some(found) => (start, entry) = found,
                 None => return Ok(None),
             }
         }
-        Ok(Some((start, self.range(&entry.at).await?)))
+        Ok(Some((start, self.range(&entry).await?)))
     }
 
-    async fn page(&self, at: &RecordRef) -> Result<Arc<Page>, SnapshotError> {
-        match self.load(at, |raw| Ok(Loaded::Page(Arc::new(Page::decode(raw)?)))).await? {
+    async fn page(&self, entry: &PageEntry, level: u8) -> Result<Arc<Page>, SnapshotError> {
+        let wrong = |what| self.corrupt_record(&entry.at, FormatError::Malformed { what });
+        match self.load(&entry.at, |raw| Ok(Loaded::Page(Arc::new(Page::decode(raw)?)))).await? {
+            Loaded::Page(page) if page.level != level => Err(wrong("level of a page")),
+            Loaded::Page(page) if !page.is(entry) => Err(wrong("a page that is not what the one above says")),
             Loaded::Page(page) => Ok(page),
-            Loaded::Range(_) => Err(self.corrupt_record(at, FormatError::Malformed { what: "a range for a page" })),
+            Loaded::Range(_) => Err(wrong("a range for a page")),
         }
     }
 
-    async fn range(&self, at: &RecordRef) -> Result<Arc<Vec<Row>>, SnapshotError> {
-        match self.load(at, |raw| Ok(Loaded::Range(Arc::new(decode_range(raw)?)))).await? {
+    async fn range(&self, entry: &PageEntry) -> Result<Arc<Vec<Row>>, SnapshotError> {
+        let wrong = |what| self.corrupt_record(&entry.at, FormatError::Malformed { what });
+        let is = |rows: &[Row]| {
+            rows.len() as u64 == entry.rows && rows.first().is_some_and(|first| first.key == entry.first)
+        };
+        match self.load(&entry.at, |raw| Ok(Loaded::Range(Arc::new(base_range(raw)?)))).await? {
+            Loaded::Range(rows) if !is(&rows) => Err(wrong("a range that is not what its page says")),
             Loaded::Range(rows) => Ok(rows),
-            Loaded::Page(_) => Err(self.corrupt_record(at, FormatError::Malformed { what: "a page for a range" })),
+            Loaded::Page(_) => Err(wrong("a page for a range")),
         }
     }
 
@@ -340,7 +403,7 @@ impl Snapshot {
         at: &RecordRef,
         decode: impl FnOnce(&[u8]) -> Result<Loaded, FormatError>,
     ) -> Result<Loaded, SnapshotError> {
-        if let Some(found) = self.ranges.cache.get(&(at.pack, at.offset)).await {
+        if let Some(found) = self.ranges.cache.get(at).await {
             return Ok(found);
         }
         let fetch = async {
@@ -350,7 +413,7 @@ impl Snapshot {
                 why,
             })
         };
-        let loaded = self.ranges.cache.try_get_with((at.pack, at.offset), fetch).await;
+        let loaded = self.ranges.cache.try_get_with(*at, fetch).await;
         loaded.map_err(|error: Arc<ContentError>| SnapshotError::Content((*error).clone()))
     }
 
@@ -358,25 +421,34 @@ impl Snapshot {
     pub async fn all_ranges(&self, table: Table) -> Result<Vec<PageEntry>, SnapshotError> {
         let root = self.root_page(table);
         let mut entries = root.entries.clone();
-        for _ in 0..root.level {
+        for level in (0..root.level).rev() {
             let mut below = Vec::new();
             for entry in &entries {
-                below.extend(self.page(&entry.at).await?.entries.iter().cloned());
+                below.extend(self.page(entry, level).await?.entries.iter().cloned());
             }
             entries = below;
         }
         Ok(entries)
     }
 
-    /// All packs that the bundle refers to.
+    /// All packs that the bundle refers to, those that hold its pack table included: what a collector keeps.
     pub async fn packs(&self) -> Result<Vec<PackEntry>, SnapshotError> {
+        let mut packs = self.listed_packs().await?;
+        if let PackTable::Parts { holders, .. } = &self.descriptor.packs {
+            packs.extend(holders);
+        }
+        Ok(packs)
+    }
+
+    /// The packs that the pack table lists: all that the tree's tables refer to.
+    pub(super) async fn listed_packs(&self) -> Result<Vec<PackEntry>, SnapshotError> {
         match &self.descriptor.packs {
             PackTable::Here(packs) => Ok(packs.clone()),
-            PackTable::Records(records) => {
+            PackTable::Parts { parts, .. } => {
                 let mut packs = Vec::new();
-                for record in records {
-                    let raw = self.reader.meta(record).await?;
-                    packs.extend(decode_pack_table(&raw).map_err(|why| self.corrupt_record(record, why))?);
+                for part in parts {
+                    let raw = self.reader.meta(part).await?;
+                    packs.extend(decode_pack_table(&raw).map_err(|why| self.corrupt_record(part, why))?);
                 }
                 Ok(packs)
             }
@@ -394,5 +466,83 @@ impl Snapshot {
     fn corrupt_record(&self, at: &RecordRef, why: FormatError) -> SnapshotError {
         let key = self.reader.store().keys().pack(PackKind::Meta, at.pack);
         SnapshotError::Content(ContentError::Corrupt { key, why })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::clock::Timestamp;
+    use crate::model::entry::{Attributes, Codec, TreeCounts};
+    use crate::model::id::{BlockId, ContentId, IntentId, PackId, Run};
+    use bytes::Bytes;
+
+    fn place(offset: u64) -> RecordRef {
+        let pack = PackId { intent: IntentId::from_parts(1, 1), run: Run(1), seq: 1 };
+        RecordRef { pack, offset, stored: 1, raw: 1, codec: Codec::Raw, hash: ObjectHash([1; 32]) }
+    }
+
+    fn range(path_bytes: usize, xattr_bytes: usize, body: Body) -> Loaded {
+        let attributes = Attributes { permissions: 0o644, uid: 1, gid: 2, mtime: Timestamp::default() };
+        let xattrs: Xattrs = match xattr_bytes {
+            0 => Xattrs::default(),
+            bytes => Arc::new([(b"user.a".to_vec(), vec![0; bytes])].into()),
+        };
+        let path = ["x/".repeat(path_bytes / 2), "x".into()].concat();
+        let key = RowKey::of_path(&TreePath::parse(path.as_bytes()).unwrap());
+        let value = RowValue::Entry(Entry { attributes, xattrs, nlink: 1, body });
+        Loaded::Range(Arc::new(vec![Row { key, value }]))
+    }
+
+    #[test]
+    fn rows_that_only_a_delta_may_hold_are_refused_by_name() {
+        let opened = |body: Option<Body>| {
+            let Loaded::Range(rows) = range(0, 0, body.clone().unwrap_or(Body::Fifo)) else { panic!("a range") };
+            let mut row = rows[0].clone();
+            if body.is_none() {
+                row.value = RowValue::Tombstone;
+            }
+            let mut writer = crate::format::range::RangeWriter::default();
+            writer.push(&row);
+            base_range(&writer.finish().unwrap().1)
+        };
+        let directory = |opaque| Body::Directory { counts: TreeCounts::default(), opaque };
+        assert!(opened(Some(directory(false))).is_ok());
+        for refused in [opened(Some(directory(true))), opened(None)] {
+            assert!(refused.unwrap_err().to_string().contains("delta layer"));
+        }
+    }
+
+    #[test]
+    fn a_cached_range_weighs_what_it_holds() {
+        let file = |content| Body::File(FileBody { size: 1, content, b3sum: None });
+        let plain = range(0, 0, Body::Fifo).weight();
+        assert!((200..400).contains(&plain), "{plain}");
+        let block = BlockRef { id: BlockId([1; 32]), at: place(1) };
+        let blocks = BlockList::Here(vec![block; 8].into());
+        let heavy = [
+            (range(4_002, 0, Body::Fifo), 4_000),
+            (range(0, 60_000, Body::Fifo), 60_000),
+            (range(0, 0, Body::Symlink(vec![b'x'; 4_000].into())), 4_000),
+            (range(0, 0, file(Content::Inline(vec![b'x'; 256].into()))), 256),
+            (range(0, 0, file(Content::Extents { id: ContentId([1; 32]), blocks })), 8 * 100),
+        ];
+        for (loaded, bytes) in heavy {
+            let more = loaded.weight() - plain;
+            assert!((bytes..bytes * 2 + 1_000).contains(&more), "{bytes} bytes weigh {more}");
+        }
+        let first = RowKey::of_path(&TreePath::parse("x/".repeat(2_000).trim_end_matches('/').as_bytes()).unwrap());
+        let page = Page { level: 0, entries: vec![PageEntry { first, rows: 1, at: place(1) }] };
+        assert!(Loaded::Page(Arc::new(page)).weight() > 4_000);
+    }
+
+    #[tokio::test]
+    async fn the_cache_keeps_its_bound_with_heavy_rows() {
+        let ranges = RangeCache::new(1 << 20);
+        for n in 0..100 {
+            ranges.cache.insert(place(n), range(0, 60_000, Body::Symlink(Bytes::from_static(b"x")))).await;
+        }
+        ranges.cache.run_pending_tasks().await;
+        assert!((1..=17).contains(&ranges.cache.entry_count()), "{} of 60 kB", ranges.cache.entry_count());
     }
 }

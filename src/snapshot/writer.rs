@@ -1,11 +1,13 @@
 //! Writing a bundle's tables: rows in key order in, metadata packs and a descriptor out.
 //!
 //! Rows of F stream through; rows of D are kept until the end, because a directory's counts are known only then. A
-//! range or extent block that comes out equal to one of the base is not stored again: the base's is named.
+//! range or extent block that comes out equal to one of the base is not stored again: the base's is named. The base is
+//! one of the intent's bases, and only what its pack table lists is re-used.
 //!
 //! # Invariants
 //!
-//! 1. Every pack that a row, page, block or table names is in the descriptor's pack table.
+//! 1. Every pack that a row, page or block names is in the descriptor's pack table; the packs that hold a table in parts
+//!    are in the descriptor.
 //! 2. When [`TreeWriter::finish`] returns, every metadata pack is durable; the descriptor is not written here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -15,20 +17,25 @@ use bytes::Bytes;
 
 use super::tree::{Snapshot, SnapshotError, Table};
 use crate::content::packer::{PackError, PackJournal};
+use crate::content::reader::ContentReader;
 use crate::format::descriptor::{
-    Descriptor, Layer, PAGE_ENTRIES_MAX, PackEntry, PackTable, Page, PageEntry, encode_block_list, encode_extents,
-    encode_pack_table,
+    Descriptor, Layer, PAGE_ENTRIES_MAX, PAGE_LEVEL_MAX, PackEntry, PackTable, Page, PageEntry, encode_block_list,
+    encode_extents, encode_pack_table,
 };
 use crate::format::envelope::{self, ObjectKind};
 use crate::format::pack::{PackKind, PackWriter, Record};
 use crate::format::range::{RangeWriter, Row, RowKey, RowValue};
-use crate::model::entry::{BlockList, BlockRef, Body, Content, Entry, Extent, RecordRef, TreeCounts};
+use crate::model::entry::{BlockList, BlockRef, Body, Content, Entry, Extent, FileBody, RecordRef, TreeCounts};
 use crate::model::id::{BlockId, ContentId, IntentId, ObjectHash, PackId, Run};
-use crate::model::limits::{DESCRIPTOR_BYTES_MAX, EXTENT_BLOCK_CHUNKS, ROW_EXTENT_BLOCKS_MAX, ROWS_MAX};
+use crate::model::limits::{
+    DESCRIPTOR_BYTES_MAX, EXTENT_BLOCK_CHUNKS, RECORD_RAW_BYTES_MAX, ROW_EXTENT_BLOCKS_MAX, ROWS_MAX,
+};
 use crate::store::Store;
 
 /// Bytes after which a metadata pack is closed.
 const META_PACK_BYTES: usize = 8 << 20;
+/// Packs that one part of a pack table lists: half a MiB.
+const PART_PACKS: usize = 8 * PAGE_ENTRIES_MAX;
 
 /// Why a tree could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +64,8 @@ pub struct TreeWriter {
     meta: MetaPacks,
     base_ranges: HashMap<ObjectHash, RecordRef>,
     base_packs: BTreeMap<PackId, PackEntry>,
+    /// Reads the base; none without a base.
+    reader: Option<Arc<ContentReader>>,
     used: BTreeSet<PackId>,
     names_unread_blocks: bool,
     directories: Vec<Row>,
@@ -103,12 +112,13 @@ impl TreeWriter {
             for table in [Table::Directories, Table::Files] {
                 base_ranges.extend(base.all_ranges(table).await?.into_iter().map(|entry| (entry.at.hash, entry.at)));
             }
-            base_packs.extend(base.packs().await?.into_iter().map(|pack| (pack.id, pack)));
+            base_packs.extend(base.listed_packs().await?.into_iter().map(|pack| (pack.id, pack)));
         }
         Ok(Self {
             meta: MetaPacks { store, journal, intent, run, open: None, done: Vec::new() },
             base_ranges,
             base_packs,
+            reader: base.map(|base| base.reader().clone()),
             used: BTreeSet::new(),
             names_unread_blocks: false,
             directories: Vec::new(),
@@ -144,22 +154,87 @@ impl TreeWriter {
     }
 
     /// Writes the extent blocks of a file of several chunks and `len` bytes.
-    pub async fn extents(&mut self, len: u64, extents: &[Extent]) -> Result<Content, WriteError> {
+    ///
+    /// `before` is what this file, or one like it, was in the base: a block of it that describes the same chunks at the same
+    /// place is named, not written again.
+    pub async fn extents(
+        &mut self,
+        len: u64,
+        extents: &[Extent],
+        before: Option<&FileBody>,
+    ) -> Result<Content, WriteError> {
+        let known = self.reusable_blocks(before).await;
         let mut blocks = Vec::new();
-        for block in extents.chunks(EXTENT_BLOCK_CHUNKS) {
-            self.used.extend(block.iter().filter_map(|extent| extent.at.map(|at| at.pack)));
+        for (index, block) in extents.chunks(EXTENT_BLOCK_CHUNKS).enumerate() {
             let id = BlockId::of(block.iter().map(|extent| extent.id));
-            blocks.push(BlockRef { id, at: self.meta.append(Record::meta(&encode_extents(block))).await? });
+            let same = known.get(index).filter(|known| known.id == id);
+            match same {
+                Some(same) if self.names_block(*same).await => blocks.push(*same),
+                _ => {
+                    self.used.extend(block.iter().filter_map(|extent| extent.at.map(|at| at.pack)));
+                    let at = self.meta.append(Record::meta(encode_extents(block))).await?;
+                    blocks.push(BlockRef { id, at });
+                }
+            }
         }
         let id = ContentId::of_blocks(len, blocks.iter().map(|block| block.id));
-        let blocks = if blocks.len() <= ROW_EXTENT_BLOCKS_MAX {
-            BlockList::Here(blocks.into())
-        } else {
-            let at = self.meta.append(Record::meta(&encode_block_list(&blocks))).await?;
-            self.used.extend(blocks.iter().map(|block| block.at.pack));
-            BlockList::Listed { count: blocks.len() as u32, at }
+        Ok(Content::Extents { id, blocks: self.block_list(blocks, &known, before).await? })
+    }
+
+    /// The blocks of `before`, if there is a base from which to take them. Blocks that cannot be read are written again.
+    async fn reusable_blocks(&self, before: Option<&FileBody>) -> Arc<[BlockRef]> {
+        match (&self.reader, before) {
+            (Some(reader), Some(before)) if self.is_listed(before) => reader.blocks(before).await.unwrap_or_default(),
+            _ => Arc::new([]),
+        }
+    }
+
+    /// Whether the base keeps the list of this file's blocks alive.
+    fn is_listed(&self, before: &FileBody) -> bool {
+        match &before.content {
+            Content::Extents { blocks: BlockList::Listed { at, .. }, .. } => self.base_packs.contains_key(&at.pack),
+            _ => true,
+        }
+    }
+
+    /// Takes a block of the base, and with it all packs that it names; `false` if the base does not list them all, or the
+    /// block cannot be read: then it is written again.
+    ///
+    /// The block is read, because its chunks may lie elsewhere than where the caller found the same chunks. It was
+    /// read a moment ago, when the chunks that did not change were looked up, so it comes from the cache.
+    async fn names_block(&mut self, block: BlockRef) -> bool {
+        let Some(reader) = self.reader.as_ref().filter(|_| self.base_packs.contains_key(&block.at.pack)) else {
+            return false;
         };
-        Ok(Content::Extents { id, blocks })
+        let Ok(extents) = reader.block(block).await else { return false };
+        let mut packs: BTreeSet<PackId> = extents.iter().filter_map(|extent| extent.at.map(|at| at.pack)).collect();
+        packs.insert(block.at.pack);
+        let all = packs.iter().all(|pack| self.base_packs.contains_key(pack));
+        if all {
+            self.used.append(&mut packs);
+        }
+        all
+    }
+
+    /// Blocks as a row names them; a list that the base has is named, not written again.
+    async fn block_list(
+        &mut self,
+        blocks: Vec<BlockRef>,
+        known: &[BlockRef],
+        before: Option<&FileBody>,
+    ) -> Result<BlockList, WriteError> {
+        if blocks.len() <= ROW_EXTENT_BLOCKS_MAX {
+            return Ok(BlockList::Here(blocks.into()));
+        }
+        let count = blocks.len() as u32;
+        if let Some(FileBody { content: Content::Extents { blocks: BlockList::Listed { at, .. }, .. }, .. }) = before
+            && blocks[..] == *known
+        {
+            self.used.insert(at.pack);
+            return Ok(BlockList::Listed { count, at: *at });
+        }
+        self.used.extend(blocks.iter().map(|block| block.at.pack));
+        Ok(BlockList::Listed { count, at: self.meta.append(Record::meta(encode_block_list(&blocks))).await? })
     }
 
     /// Says that a row of the base goes in whose extent blocks nobody read: the base's packs stay listed.
@@ -182,7 +257,7 @@ impl TreeWriter {
         let rows = range.rows() as u64;
         used.extend(range.packs());
         let Some((first, raw)) = range.finish() else { return Ok(()) };
-        let record = Record::meta(&raw);
+        let record = Record::meta(raw);
         let at = match base.get(&record.stored_hash()) {
             Some(at) => {
                 used.insert(at.pack);
@@ -229,22 +304,22 @@ impl TreeWriter {
 
     /// Puts pages over `entries` until one page is left: the root.
     async fn pages(&mut self, mut entries: Vec<PageEntry>) -> Result<Page, WriteError> {
-        let mut level = 0;
-        while entries.len() > PAGE_ENTRIES_MAX {
-            let mut above = Vec::new();
-            for part in entries.chunks(PAGE_ENTRIES_MAX) {
-                let page = Page { level, entries: part.to_vec() };
-                self.used.extend(part.iter().map(|entry| entry.at.pack));
-                let at = self.meta.append(Record::meta(&page.encode())).await?;
-                above.push(PageEntry { first: part[0].first.clone(), rows: page.rows(), at });
+        for level in 0..=PAGE_LEVEL_MAX {
+            self.used.extend(entries.iter().map(|entry| entry.at.pack));
+            let mut pages = Page::split(level, entries);
+            if pages.len() <= 1 {
+                return Ok(pages.pop().unwrap_or_default());
             }
-            entries = above;
-            level += 1;
+            entries = Vec::with_capacity(pages.len());
+            for page in pages {
+                let (first, rows) = (page.entries[0].first.clone(), page.rows());
+                entries.push(PageEntry { first, rows, at: self.meta.append(Record::meta(page.encode())).await? });
+            }
         }
-        self.used.extend(entries.iter().map(|entry| entry.at.pack));
-        Ok(Page { level, entries })
+        Err(WriteError::TooLarge { what: "levels of pages", limit: u64::from(PAGE_LEVEL_MAX) + 1 })
     }
 
+    /// The table of all packs that are used. Above what the descriptor has room for, it lies in parts in packs of its own.
     async fn pack_table(&mut self, data_packs: &[PackEntry]) -> Result<PackTable, WriteError> {
         let mut known = std::mem::take(&mut self.base_packs);
         if self.names_unread_blocks {
@@ -252,8 +327,9 @@ impl TreeWriter {
         }
         known.extend(data_packs.iter().map(|pack| (pack.id, *pack)));
         self.meta.close().await?;
-        known.extend(self.meta.done.iter().map(|pack| (pack.id, *pack)));
-        self.used.extend(self.meta.done.iter().map(|pack| pack.id));
+        let done = std::mem::take(&mut self.meta.done);
+        self.used.extend(done.iter().map(|pack| pack.id));
+        known.extend(done.into_iter().map(|pack| (pack.id, pack)));
         let mut table = Vec::with_capacity(self.used.len());
         for id in &self.used {
             table.push(*known.get(id).ok_or(WriteError::UnknownPack(*id))?);
@@ -261,12 +337,12 @@ impl TreeWriter {
         if table.len() <= PAGE_ENTRIES_MAX {
             return Ok(PackTable::Here(table));
         }
-        let mut records = Vec::new();
-        for part in table.chunks(PAGE_ENTRIES_MAX * 8) {
-            records.push(self.meta.append(Record::meta(&encode_pack_table(part))).await?);
+        let mut parts = Vec::new();
+        for part in table.chunks(PART_PACKS) {
+            parts.push(self.meta.append(Record::meta(encode_pack_table(part))).await?);
         }
         self.meta.close().await?;
-        Ok(PackTable::Records(records))
+        Ok(PackTable::Parts { holders: std::mem::take(&mut self.meta.done), parts })
     }
 }
 
@@ -297,12 +373,16 @@ fn fill_counts(directories: &mut [Row], own: &HashMap<Vec<u8>, TreeCounts>) -> T
 
 impl MetaPacks {
     async fn append(&mut self, record: Record) -> Result<RecordRef, WriteError> {
+        if record.raw_len() > RECORD_RAW_BYTES_MAX {
+            // Nobody could read it. Only the block list of a file of some 190,000 blocks comes near.
+            return Err(WriteError::TooLarge { what: "bytes of a list", limit: RECORD_RAW_BYTES_MAX as u64 });
+        }
         let open = match &mut self.open {
             Some(open) => open,
             None => {
                 let seq = self.journal.next_seq().map_err(|error| PackError::Journal(error.to_string()))?;
                 let id = PackId { intent: self.intent, run: self.run, seq };
-                self.open.insert(PackWriter::new(self.store.context(), id, PackKind::Meta))
+                self.open.insert(PackWriter::new(self.store.context(), id, PackKind::Meta, META_PACK_BYTES))
             }
         };
         let placed = open.append(record);
@@ -321,3 +401,6 @@ impl MetaPacks {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -203,7 +203,9 @@ impl Committer {
             Err(error) => return Err(error),
         }
         let summary = descriptor.summary(&sealed.object);
-        refs::enter(&self.store, self.repo, &summary, sealed.base, Some(sealed.base)).await?;
+        // Where history was at the seal is not journaled: all of it is searched, as this is rare.
+        let since = refs::Position::default();
+        refs::enter(&self.store, self.repo, &summary, since, sealed.base, Some(sealed.base)).await?;
         // Whether the tree has changed since nobody knows: it stays as it is, and a commit that finds the same tables
         // makes no bundle.
         self.journal.finish(Some((descriptor.bundle, ObjectHash::of(&sealed.object))))?;
@@ -286,6 +288,7 @@ impl Committer {
             self.tree.mark_published(sealed.changes).await?;
             return Ok(None);
         }
+        let since = refs::position(&self.store, self.repo).await?;
         self.journal.set_sealed(&SealedDescriptor { object: object.clone(), base })?;
         self.faults.hit(FaultPoint::AfterJournal);
         let published = self.publish(&descriptor, &object).await;
@@ -294,7 +297,8 @@ impl Committer {
         }
         published?;
         self.faults.hit(FaultPoint::AfterDescriptor);
-        let entered = refs::enter(&self.store, self.repo, &descriptor.summary(&object), base, None).await?;
+        let summary = descriptor.summary(&object);
+        let entered = refs::enter(&self.store, self.repo, &summary, since, base, None).await?;
         self.faults.hit(FaultPoint::AfterRefs);
         let new_bytes = self.journal.packs()?.iter().map(|pack| pack.length).sum();
         self.journal.finish(Some((descriptor.bundle, ObjectHash::of(&object))))?;

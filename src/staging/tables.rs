@@ -284,14 +284,15 @@ impl<'a> Tables<'a> {
         for index in 0..layout.chunks() {
             extents.push(self.extent(ino, file, &layout, index).await?);
         }
-        if let Some(content @ Content::Extents { id, .. }) = self.content_before(place).await?
-            && id == content_id(file.size, &extents)
+        let before = self.body_before(place).await?;
+        if let Some(FileBody { content: content @ Content::Extents { id, .. }, .. }) = &before
+            && *id == content_id(file.size, &extents)
         {
             // The same bytes as before: its blocks are there, and the row comes out byte-equal.
             self.writer.names_unread_blocks();
-            return Ok(content);
+            return Ok(content.clone());
         }
-        Ok(self.writer.extents(file.size, &extents).await?)
+        Ok(self.writer.extents(file.size, &extents, before.as_ref().or(file.base.as_ref())).await?)
     }
 
     /// What chunk `index` is in the store: all are there by now.
@@ -310,10 +311,10 @@ impl<'a> Tables<'a> {
     }
 
     /// What the parent has at a path.
-    async fn content_before(&self, place: Option<(&TreePath, &FileName)>) -> Result<Option<Content>, CommitError> {
+    async fn body_before(&self, place: Option<(&TreePath, &FileName)>) -> Result<Option<FileBody>, CommitError> {
         let (Some(parent), Some((path, name))) = (self.parent, place) else { return Ok(None) };
         match parent.lookup(path, name).await?.map(|(_, entry)| entry.body) {
-            Some(Body::File(before)) => Ok(Some(before.content)),
+            Some(Body::File(before)) => Ok(Some(before)),
             _ => Ok(None),
         }
     }

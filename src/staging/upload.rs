@@ -32,7 +32,7 @@ use super::tree::{Tree, for_each_inode};
 use crate::content::packer::{PackError, Packer, PackerConfig, StoredPack};
 use crate::format::descriptor::PackEntry;
 use crate::format::intent::Intent;
-use crate::format::pack::{TRAILER_BYTES, open_footer, open_trailer};
+use crate::format::pack::{HashedChunk, TRAILER_BYTES, open_footer, open_trailer};
 use crate::model::entry::{Extent, Locator};
 use crate::model::id::{BundleId, ChunkId, IntentId, PackId};
 use crate::model::limits::{INLINE_BYTES_MAX, SMALL_FILE_BYTES_MAX};
@@ -89,12 +89,13 @@ impl Active {
         small: bool,
     ) -> Result<Option<Extent>, CommitError> {
         let hashed = tokio::task::spawn_blocking(move || identify(raw.into()));
-        let (id, bytes) = hashed.await.expect("hashing does not panic");
+        let (chunk, bytes) = hashed.await.expect("hashing does not panic");
+        let id = chunk.id();
         let Some(bytes) = bytes else { return Ok(Some(Extent { id, at: None })) };
         if let Some(at) = self.reusable(journal.find(id)?) {
             return Ok(Some(Extent { id, at: Some(at) }));
         }
-        self.packer.put(token, id, bytes, small).await?;
+        self.packer.put(token, chunk, bytes, small).await?;
         Ok(None)
     }
 
@@ -103,11 +104,11 @@ impl Active {
     }
 }
 
-/// The id of a chunk, and its bytes unless they are all zero.
-fn identify(bytes: Bytes) -> (ChunkId, Option<Bytes>) {
-    let id = ChunkId::of(&bytes);
+/// A chunk's id and proof, and its bytes unless they are all zero.
+fn identify(bytes: Bytes) -> (HashedChunk, Option<Bytes>) {
+    let chunk = HashedChunk::of(&bytes);
     let is_hole = bytes.chunks(4096).all(|part| part == &crate::content::reader::zeros(part.len())[..]);
-    (id, (!is_hole).then_some(bytes))
+    (chunk, (!is_hole).then_some(bytes))
 }
 
 /// What a pack that came to be stored means for the tree: noted before its tokens count.

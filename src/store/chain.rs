@@ -70,7 +70,7 @@ pub struct Link<R> {
 }
 
 /// Record `seq` of the chain; `context` is `None` only where the context is not known yet.
-async fn read<R: ChainRecord>(
+pub async fn read<R: ChainRecord>(
     store: &Store,
     prefix: &ObjectKey,
     seq: u64,

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Store, StoreError, chain, refs};
+use super::refs::{self, Position};
+use super::{Store, StoreError};
 use crate::format::descriptor::Descriptor;
 use crate::format::envelope::ObjectKind;
 use crate::format::intent::ABORTED_BYTES;
@@ -15,18 +16,20 @@ use crate::model::id::{BundleId, RepoId};
 
 /// The bundles of `repo` that its history does not name.
 pub async fn find(store: &Store, repo: RepoId) -> Result<BTreeSet<BundleId>, StoreError> {
+    Ok(find_since(store, repo).await?.0)
+}
+
+/// The same, and how far history was looked at.
+async fn find_since(store: &Store, repo: RepoId) -> Result<(BTreeSet<BundleId>, Position), StoreError> {
     // The slots first: what is entered meanwhile is found in the history then, not the other way round.
     let slots = store.list(&store.keys().bundles(repo)).await?;
     let filled = slots.into_iter().filter(|(_, len)| *len != ABORTED_BYTES);
     let mut missing: BTreeSet<BundleId> = filled.filter_map(|(key, _)| key.name().parse().ok()).collect();
-    let mut link = refs::load(store, repo).await?;
-    while let Some(found) = link.filter(|_| !missing.is_empty()) {
-        for summary in &found.record.recent {
-            missing.remove(&summary.bundle);
-        }
-        link = chain::before(store, &store.keys().refs(repo), &found).await?;
+    let mut history = refs::History::default();
+    for summary in history.update(store, repo).await? {
+        missing.remove(&summary.bundle);
     }
-    Ok(missing)
+    Ok((missing, history.position()))
 }
 
 /// Enters the forgotten bundles that were sealed before `before`, oldest first, and answers them.
@@ -34,7 +37,8 @@ pub async fn find(store: &Store, repo: RepoId) -> Result<BTreeSet<BundleId>, Sto
 /// Younger ones may be a commit under way: its own host will enter them and move `latest`.
 pub async fn enter(store: &Store, repo: RepoId, before: Timestamp) -> Result<Vec<BundleId>, StoreError> {
     let mut summaries = Vec::new();
-    for bundle in find(store, repo).await? {
+    let (missing, since) = find_since(store, repo).await?;
+    for bundle in missing {
         let key = store.keys().bundle(repo, bundle);
         let (object, body) = store.get_object(ObjectKind::Descriptor, &key).await?;
         let descriptor = Descriptor::decode(&body).map_err(|why| StoreError::Corrupt { key, why })?;
@@ -45,7 +49,7 @@ pub async fn enter(store: &Store, repo: RepoId, before: Timestamp) -> Result<Vec
     summaries.sort_by_key(|summary| summary.time);
     for summary in &summaries {
         // `latest` cannot name a bundle that is in no record, so it stays.
-        refs::enter(store, repo, summary, None, Some(Some(summary.bundle))).await?;
+        refs::enter(store, repo, summary, since, None, Some(Some(summary.bundle))).await?;
     }
     Ok(summaries.iter().map(|summary| summary.bundle).collect())
 }
@@ -96,7 +100,7 @@ mod tests {
     async fn a_forgotten_bundle_is_entered_without_moving_anything() {
         let store = Store::in_memory(clock(), entropy());
         let (dead, known, running) = (publish(&store, 5).await, publish(&store, 6).await, publish(&store, 900).await);
-        refs::enter(&store, repo(), &known, None, None).await.unwrap();
+        refs::enter(&store, repo(), &known, Position::default(), None, None).await.unwrap();
         let aborted = crate::format::intent::Intent {
             time: at(1),
             id: IntentId::from_parts(7, 7),
@@ -120,7 +124,7 @@ mod tests {
         let store = Store::in_memory(clock(), entropy());
         for n in 0..70 {
             let summary = publish(&store, n).await;
-            refs::enter(&store, repo(), &summary, None, None).await.unwrap();
+            refs::enter(&store, repo(), &summary, Position::default(), None, None).await.unwrap();
         }
         assert!(find(&store, repo()).await.unwrap().is_empty());
     }

@@ -1,12 +1,28 @@
 //! A repo's history and labels.
+//!
+//! Each record repeats the last 64 summaries, and none adds more than one. So the whole history is read from one record in
+//! 63, whose summaries overlap by one at least: that shows that nothing was skipped. Records that only move labels
+//! make them overlap more.
+
+use std::collections::HashSet;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::chain::{self, Link};
 use super::{Store, StoreError};
+use crate::format::FormatError;
 use crate::format::intent::ABORTED_BYTES;
+use crate::format::key;
 use crate::format::refs::{RECENT_MAX, RefsRecord, Summary};
+use crate::model::clock::Timestamp;
 use crate::model::id::{BundleId, RepoId};
 use crate::model::limits::LABELS_MAX;
 use crate::model::name::{LATEST, LabelName};
+
+/// From one record that is read for history to the next: their summaries overlap.
+const STRIDE: u64 = RECENT_MAX as u64 - 1;
+/// Records of the history that are read at once.
+const READS: usize = 8;
 
 /// Why a change of labels was refused.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -44,8 +60,106 @@ pub fn resolve(record: &RefsRecord, name: &str) -> Option<BundleId> {
     name.parse().ok().or_else(|| record.labels.get(&name.parse().ok()?).copied())
 }
 
+/// A place in a repo's chain of refs, to look only at what came later. Before the first record it is the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Position(Option<u64>);
+
+impl Position {
+    /// The place of this record.
+    pub fn of(link: Option<&Link<RefsRecord>>) -> Self {
+        Self(link.map(|link| link.seq))
+    }
+}
+
+/// A place in the chain that is not later than its newest record: one LIST.
+pub async fn position(store: &Store, repo: RepoId) -> Result<Position, StoreError> {
+    let first = store.first(&store.keys().refs(repo)).await?;
+    Ok(Position(first.and_then(|key| key.sequence())))
+}
+
+/// The summaries that came after `since`, oldest first, each once; with them perhaps some that came before.
+///
+/// `newest` is the newest record. Reads one record in 63 of those since then, and none at all while 64 bundles or fewer
+/// have been entered.
+async fn summaries(
+    store: &Store,
+    repo: RepoId,
+    newest: &Link<RefsRecord>,
+    since: Position,
+) -> Result<Vec<Summary>, StoreError> {
+    let mut parts = vec![newest.record.recent.clone()];
+    if newest.record.recent.len() == RECENT_MAX {
+        let earlier = (1..).map_while(|n| newest.seq.checked_sub(n * STRIDE));
+        let needed = earlier.take_while(|seq| Position(Some(*seq)) > since);
+        let prefix = store.keys().refs(repo);
+        let reads = needed.map(|seq| chain::read::<RefsRecord>(store, &prefix, seq, Some(store.context())));
+        // `needed` ends at the first record, so a history of a million bundles is 16,000 reads.
+        let mut links = stream::iter(reads).buffered(READS);
+        while let Some(link) = links.try_next().await? {
+            let oldest = parts.last().and_then(|later| later.first()).map(|summary| summary.bundle);
+            if !link.record.recent.iter().any(|summary| Some(summary.bundle) == oldest) {
+                let why = FormatError::Malformed { what: "history with a gap" };
+                return Err(StoreError::Corrupt { key: key::record(&prefix, link.seq), why });
+            }
+            let is_all = link.record.recent.len() < RECENT_MAX;
+            parts.push(link.record.recent);
+            if is_all {
+                break;
+            }
+        }
+    }
+    let mut known = HashSet::new();
+    let oldest_first = parts.into_iter().rev().flatten();
+    Ok(oldest_first.filter(|summary| known.insert(summary.bundle)).collect())
+}
+
+/// All bundles of a repo, as far as they were read. Kept by a caller, it reads only what was added.
+#[derive(Debug, Default)]
+pub struct History {
+    read: Position,
+    known: HashSet<BundleId>,
+    summaries: Vec<Summary>,
+}
+
+impl History {
+    /// All bundles that were read, oldest first.
+    pub fn summaries(&self) -> &[Summary] {
+        &self.summaries
+    }
+
+    /// Whether this bundle was read.
+    pub fn knows(&self, bundle: BundleId) -> bool {
+        self.known.contains(&bundle)
+    }
+
+    /// How far the chain was read.
+    pub fn position(&self) -> Position {
+        self.read
+    }
+
+    /// Reads on to the newest record; answers all bundles, oldest first, each once.
+    ///
+    /// Safe to drop: what was read before stays.
+    pub async fn update(&mut self, store: &Store, repo: RepoId) -> Result<&[Summary], StoreError> {
+        if let Some(newest) = load(store, repo).await? {
+            let added = summaries(store, repo, &newest, self.read).await?;
+            let known = &mut self.known;
+            self.summaries.extend(added.into_iter().filter(|summary| known.insert(summary.bundle)));
+            self.read = Position::of(Some(&newest));
+        }
+        Ok(&self.summaries)
+    }
+}
+
+/// All bundles of a repo, oldest first, each once.
+pub async fn history(store: &Store, repo: RepoId) -> Result<Vec<Summary>, StoreError> {
+    let mut history = History::default();
+    history.update(store, repo).await?;
+    Ok(history.summaries)
+}
+
 /// What entering a bundle did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Entered {
     /// `latest` was no longer what the tree was based on.
     pub diverged: bool,
@@ -55,45 +169,65 @@ pub struct Entered {
 
 /// Enters a published bundle into the history (W8); done at once when it is there already.
 ///
-/// `base` is what `latest` named when the tree was based. With `move_latest_only_from`, `latest` moves only while it
-/// still names that bundle: for an entry made after a restart.
+/// `since` is a [`position`] from before the bundle was published, when nobody can have entered it: what came later is
+/// searched for it. Who knows none gives the default, and the whole chain is searched. `base` is what `latest` named
+/// when the tree was based. With `move_latest_only_from`, `latest` moves only while it still names that bundle: for an
+/// entry made after a restart.
 pub async fn enter(
     store: &Store,
     repo: RepoId,
     summary: &Summary,
+    mut since: Position,
     base: Option<BundleId>,
     move_latest_only_from: Option<Option<BundleId>>,
 ) -> Result<Entered, StoreError> {
-    let mut diverged = false;
-    let mut labels_refused = Vec::new();
     let prefix = store.keys().refs(repo);
-    chain::change(store, &prefix, |record: Option<&RefsRecord>| -> Result<Option<RefsRecord>, StoreError> {
-        let mut next = record.cloned().unwrap_or_default();
-        if next.recent.iter().any(|known| known.bundle == summary.bundle) {
-            return Ok(None);
+    let mut entered = Entered::default();
+    loop {
+        let newest = load(store, repo).await?;
+        if let Some(newest) = &newest
+            && summaries(store, repo, newest, since).await?.iter().any(|known| known.bundle == summary.bundle)
+        {
+            return Ok(entered);
         }
-        diverged = next.latest != base;
-        if move_latest_only_from.is_none_or(|only| only == next.latest) {
-            next.latest = Some(summary.bundle);
+        let record = newest.as_ref().map(|link| link.record.clone()).unwrap_or_default();
+        let (next, outcome) = with_entry(record, store.now(), summary, base, move_latest_only_from);
+        entered = outcome;
+        if chain::append(store, &prefix, newest.as_ref(), next).await?.is_some() {
+            return Ok(entered);
         }
-        labels_refused.clear();
-        for label in &summary.labels {
-            // One label too many would make a record that nobody reads; the bundle is safe without it.
-            if next.labels.len() >= LABELS_MAX && !next.labels.contains_key(label) {
-                labels_refused.push(label.clone());
-            } else {
-                next.labels.insert(label.clone(), summary.bundle);
-            }
+        // Another writer was first. Up to here the bundle is not there: only what came later is looked at.
+        since = Position::of(newest.as_ref());
+    }
+}
+
+/// The record after `next`, with one bundle more.
+fn with_entry(
+    mut next: RefsRecord,
+    now: Timestamp,
+    summary: &Summary,
+    base: Option<BundleId>,
+    move_latest_only_from: Option<Option<BundleId>>,
+) -> (RefsRecord, Entered) {
+    let diverged = next.latest != base;
+    if move_latest_only_from.is_none_or(|only| only == next.latest) {
+        next.latest = Some(summary.bundle);
+    }
+    let mut labels_refused = Vec::new();
+    for label in &summary.labels {
+        // One label too many would make a record that nobody reads; the bundle is safe without it.
+        if next.labels.len() >= LABELS_MAX && !next.labels.contains_key(label) {
+            labels_refused.push(label.clone());
+        } else {
+            next.labels.insert(label.clone(), summary.bundle);
         }
-        let time = store.now().max(next.time.next());
-        next.recent.push(Summary { time, ..summary.clone() });
-        if next.recent.len() > RECENT_MAX {
-            next.recent.remove(0);
-        }
-        Ok(Some(next))
-    })
-    .await?;
-    Ok(Entered { diverged, labels_refused })
+    }
+    let time = now.max(next.time.next());
+    next.recent.push(Summary { time, ..summary.clone() });
+    if next.recent.len() > RECENT_MAX {
+        next.recent.remove(0);
+    }
+    (next, Entered { diverged, labels_refused })
 }
 
 /// Sets or moves a label; `only_new` refuses one that exists.
@@ -182,7 +316,6 @@ async fn change(
 mod tests {
     use super::*;
     use crate::format::envelope::{self, ObjectKind};
-    use crate::model::clock::Timestamp;
     use crate::model::id::ObjectHash;
     use crate::store::testing::{clock, entropy};
     use std::sync::Arc;
@@ -214,6 +347,123 @@ mod tests {
 
     async fn record(store: &Store) -> RefsRecord {
         load(store, repo()).await.unwrap().unwrap().record
+    }
+
+    async fn enter(
+        store: &Store,
+        repo: RepoId,
+        summary: &Summary,
+        base: Option<BundleId>,
+        only_from: Option<Option<BundleId>>,
+    ) -> Result<Entered, StoreError> {
+        super::enter(store, repo, summary, Position::default(), base, only_from).await
+    }
+
+    /// Enters `bundles`; after the n-th, labels move `moves(n)` times.
+    async fn fill(store: &Store, bundles: std::ops::Range<u64>, moves: impl Fn(u64) -> u64) -> Vec<BundleId> {
+        let mut entered = Vec::new();
+        for n in bundles {
+            let summary = publish(store, n).await;
+            let since = position(store, repo()).await.unwrap();
+            super::enter(store, repo(), &summary, since, None, None).await.unwrap();
+            entered.push(summary.bundle);
+            for step in 0..moves(n) {
+                let label = label(["a", "b"][step as usize % 2]);
+                set_label(store, repo(), &label, Some(entered[(step / 2) as usize % entered.len()]), false)
+                    .await
+                    .unwrap();
+            }
+        }
+        entered
+    }
+
+    async fn reads<T>(store: &Store, of: impl Future<Output = T>) -> (u64, T) {
+        let count = || store.requests.reads.load(std::sync::atomic::Ordering::Relaxed);
+        let before = count();
+        let outcome = of.await;
+        (count() - before, outcome)
+    }
+
+    fn bundles(history: &[Summary]) -> Vec<BundleId> {
+        history.iter().map(|summary| summary.bundle).collect()
+    }
+
+    #[tokio::test]
+    async fn history_is_every_bundle_once_oldest_first_however_labels_moved() {
+        assert_eq!(history(&store(), repo()).await.unwrap(), []);
+        let few = |n| u64::from(n % 7 == 0);
+        let many = |n| if n % 40 == 0 { 150 } else { 0 };
+        for (count, moves) in [(1, 0), (63, 0), (64, 0), (65, 0), (127, 0), (128, 0), (200, 0), (200, 1), (200, 2)] {
+            let store = store();
+            let all = match moves {
+                0 => fill(&store, 0..count, |_| 0).await,
+                1 => fill(&store, 0..count, few).await,
+                _ => fill(&store, 0..count, many).await,
+            };
+            assert_eq!(bundles(&history(&store, repo()).await.unwrap()), all, "{count} bundles");
+        }
+    }
+
+    #[tokio::test]
+    async fn history_reads_one_record_in_sixty_three_and_later_only_what_was_added() {
+        let store = store();
+        let mut all = fill(&store, 0..300, |_| 0).await;
+        let mut kept = History::default();
+        let (count, found) = reads(&store, async { bundles(kept.update(&store, repo()).await.unwrap()) }).await;
+        assert_eq!(found, all);
+        assert_eq!(count, 2 + 4, "the newest and the missing next one; every 63rd before");
+        all.extend(fill(&store, 300..303, |_| 1).await);
+        let (count, found) = reads(&store, async { bundles(kept.update(&store, repo()).await.unwrap()) }).await;
+        assert_eq!((count, found), (2, all.clone()));
+        all.extend(fill(&store, 303..400, |_| 0).await);
+        let (count, found) = reads(&store, async { bundles(kept.update(&store, repo()).await.unwrap()) }).await;
+        assert_eq!((count, found), (3, all));
+    }
+
+    #[tokio::test]
+    async fn a_bundle_that_history_has_passed_by_is_not_entered_again() {
+        let store = store();
+        let first = publish(&store, 1_000).await;
+        let before = position(&store, repo()).await.unwrap();
+        enter(&store, repo(), &first, None, None).await.unwrap();
+        let all = fill(&store, 0..200, |n| n % 3).await;
+        for since in [before, Position::default()] {
+            super::enter(&store, repo(), &first, since, None, None).await.unwrap();
+        }
+        let found = bundles(&history(&store, repo()).await.unwrap());
+        assert_eq!(found, [&[first.bundle][..], &all].concat());
+        assert_eq!(record(&store).await.latest, all.last().copied(), "latest stays where it was");
+    }
+
+    #[tokio::test]
+    async fn an_entry_looks_only_at_what_came_after_the_seal() {
+        let store = store();
+        fill(&store, 0..300, |_| 0).await;
+        let late = publish(&store, 1_000).await;
+        let since = position(&store, repo()).await.unwrap();
+        fill(&store, 300..310, |_| 0).await;
+        let (count, _) = reads(&store, super::enter(&store, repo(), &late, since, None, None)).await;
+        assert_eq!(count, 2, "the newest record and the missing next one");
+        fill(&store, 310..400, |_| 0).await;
+        let (count, _) = reads(&store, super::enter(&store, repo(), &late, since, None, None)).await;
+        assert_eq!(count, 3);
+        assert_eq!(history(&store, repo()).await.unwrap().len(), 401, "once");
+    }
+
+    #[tokio::test]
+    async fn a_gap_in_the_history_is_damage() {
+        let store = store();
+        let prefix = store.keys().refs(repo());
+        let mut newest = None;
+        for n in 0..70u64 {
+            let mut record = RefsRecord::default();
+            for i in 0..RECENT_MAX as u64 {
+                let bundle = BundleId::from_parts(n * 100 + i, 1);
+                record.recent.push(Summary { bundle, ..publish(&store, 0).await });
+            }
+            newest = chain::append(&store, &prefix, newest.as_ref(), record).await.unwrap();
+        }
+        assert!(matches!(history(&store, repo()).await, Err(StoreError::Corrupt { .. })));
     }
 
     fn store() -> Arc<Store> {

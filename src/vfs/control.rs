@@ -10,13 +10,16 @@ use bytes::Bytes;
 use super::error::VfsError;
 use super::node::{Ino, NameNode, Node, RepoKey};
 use super::{Found, Shared, Ttl, Vfs};
+use crate::format::refs::Summary;
 use crate::model::clock::Timestamp;
 use crate::model::entry::{Attributes, FileKind};
+use crate::model::id::RepoId;
 use crate::model::job::{Committed, Job, Progress, Verb};
 use crate::model::name::{FileName, LabelName};
 use crate::staging::commit::{CommitReport, CommitRequest, Committer};
 use crate::staging::inode::ROOT;
 use crate::staging::tree::{Caller, NodeAttr};
+use crate::store::refs::History;
 
 /// The name of the directory, never listed.
 pub const DIRECTORY: &[u8] = b".datamon";
@@ -38,6 +41,8 @@ pub struct Control {
     lease: Shared<Option<Timestamp>>,
     frozen: AtomicBool,
     writers: Shared<HashMap<Ino, u32>>,
+    /// Histories as far as they were read. One that is being read is locked: whoever wants it too waits for that.
+    histories: Shared<HashMap<RepoId, Arc<tokio::sync::Mutex<History>>>>,
     flush: std::sync::OnceLock<super::namespace::FlushMapped>,
     forget: std::sync::OnceLock<super::namespace::ForgetNames>,
 }
@@ -136,13 +141,23 @@ impl Vfs {
         lines.join("\n") + "\n"
     }
 
-    /// The last bundles, oldest first.
+    /// All bundles, oldest first.
     async fn history(&self, repo: &RepoKey) -> Result<String, VfsError> {
+        let newest = self.refs(repo.id).await?.recent.last().map(|summary| summary.bundle);
+        let histories = &self.control.histories;
+        let history =
+            histories.lock().expect("nothing panics while it holds the histories").entry(repo.id).or_default().clone();
+        let mut history = history.lock().await;
+        let lines = match newest {
+            // As old as every other view of the refs: a stat and the read after it ask the store once.
+            Some(newest) if !history.knows(newest) => history.update(self.store(), repo.id).await?,
+            _ => history.summaries(),
+        };
         let mut text = String::new();
-        for line in self.refs(repo.id).await?.recent {
+        for line in lines {
             let labels: Vec<_> = line.labels.iter().map(LabelName::as_str).collect();
             let message = line.message.replace(['\t', '\n'], " ");
-            let (bundle, time, who, files, bytes) = (line.bundle, line.time, line.who, line.files, line.bytes);
+            let Summary { bundle, time, who, files, bytes, .. } = line;
             text += &format!("{bundle}\t{time}\t{who}\t{files}\t{bytes}\t{}\t{message}\n", labels.join(","));
         }
         Ok(text)
