@@ -7,7 +7,6 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -16,7 +15,7 @@ const INSIDE: &str = "DATAMON_TEST_INSIDE";
 /// Where a test keeps its files, made and removed by its parent.
 const SCRATCH: &str = "DATAMON_TEST_SCRATCH";
 /// A test that takes longer hangs.
-const LIMIT_SECONDS: &str = "240";
+const LIMIT_SECONDS: &str = "120";
 const ROOT: u32 = 0;
 
 /// Whether the test goes on: true in the child, whose outcome the parent takes for its own.
@@ -26,7 +25,8 @@ pub fn inside(test: &str) -> bool {
     }
     if std::fs::metadata("/proc/self").unwrap().uid() != ROOT {
         // Past the capture of a test's output: a skip is never silent.
-        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: mounts in a namespace of its own need root (sudo make test)");
+        let _ =
+            writeln!(std::io::stderr(), "SKIPPED {test}: mounts in a namespace of its own need root (sudo make test)");
         return false;
     }
     let scratch = tempfile::Builder::new().prefix("datamon-test.").tempdir().unwrap();
@@ -171,7 +171,6 @@ impl Place {
         let server = Command::new(python)
             .args(["-m", "ministack"])
             .current_dir(dir)
-            .process_group(0)
             .envs([("BIND_HOST", "127.0.0.1"), ("SERVICES", "s3"), ("GATEWAY_PORT", &port.to_string())])
             .envs([("S3_PERSIST", "1"), ("S3_DATA_DIR", dir.to_str().unwrap())])
             .stdin(Stdio::null())
@@ -211,7 +210,7 @@ impl Place {
     /// Sends a signal to the server: STOP makes it hang, CONT lets it go on.
     pub fn signal_server(&self, signal: &str) {
         let server = self.server.as_ref().expect("a place with a server");
-        run(Command::new("kill").args(["-s", signal, "--", &format!("-{}", server.id())]));
+        run(Command::new("kill").args(["-s", signal, &server.id().to_string()]));
     }
 }
 
