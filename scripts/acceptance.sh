@@ -4,6 +4,7 @@
 # (rsync lists nothing), and goes in again: nothing new may be stored. Ends with a table; any difference is exit 1.
 #
 # usage: acceptance.sh PATH-OF-DATAMON PATH-OF-TEST-TOOLS [TREE…]     TREE: share cargo git venv, all by default
+# ACCEPTANCE_STORES: file s3, both by default.
 #
 # Works in mount and process namespaces of its own and in a scratch directory below TMPDIR: leaves nothing behind.
 set -eu
@@ -147,6 +148,7 @@ main_job() { # KIND TREE: one tree through one store, and its line of the table
     [ "$again" = 0 ] || fail "$kind $name: copied in again, $again new data packs"
     same "$kind $name, committed again" "$tree" "$mnt/$name/labels/latest"
     host one "$datamon" umount "$mnt" >&2
+    say "$kind $name: done"
     printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$kind" "$name" "$files" "$bytes" "$copied" "$committed" "$packs" "$asked" "$again" >>"$here/table"
 }
 
@@ -168,7 +170,7 @@ start_s3() {
 [ $# -gt 0 ] || set -- share cargo git venv
 mkdir -p "$here/trees" "$here/mnt" "$here/other"
 printf 'store\ttree\tfiles\tbytes\tcopy-in s\tcommit s\tdata packs\trequests\tpacks again\n' >"$here/table"
-for kind in file s3; do
+for kind in ${ACCEPTANCE_STORES:-file s3}; do
     options=()
     if [ "$kind" = file ]; then
         url=file://$here/store store_files=$here/store
@@ -177,8 +179,8 @@ for kind in file s3; do
         url=s3://bucket/prefix store_files=$here/server
     fi
     rm -rf "$here/one" "$here/two"
-    host one "$datamon" context create prod --store "$url" "${options[@]}" >&2
-    host two "$datamon" context add "$url" "${options[@]}" >&2
+    host one "$datamon" context create prod --store "$url" "${options[@]}" >/dev/null
+    host two "$datamon" context add "$url" "${options[@]}" >/dev/null
     for name in "$@"; do main_job "$kind" "$name"; done
 done
 awk -F'\t' '{ printf "%-5s  %-6s %8s %12s %10s %9s %11s %9s %12s\n", $1, $2, $3, $4, $5, $6, $7, $8, $9 }' "$here/table"

@@ -271,7 +271,7 @@ fn fill(disk: &Path, name: &str, left: u64) {
         return;
     }
     // The file system's own books want some of what it calls free.
-    for less in (0..64).map(|step| step * 256 << 10) {
+    for less in (0..64).map(|step| step * (256 << 10)) {
         let wanted = bytes.saturating_sub(less).to_string();
         if Command::new("fallocate").args(["-l", &wanted]).arg(&file).output().unwrap().status.success() {
             return;
