@@ -37,8 +37,8 @@ say() { printf '\n%s# %s%s\n' "$bold" "$*" "$plain"; }
 short() {
     local line
     while IFS= read -r line; do
-        line=${line//"$datamon"/datamon}
-        printf '%s\n' "${line//"$here"/"~"}"
+        line=${line//"$here"/"~"}
+        printf '%s\n' "${line//"$datamon"/datamon}"
     done
 }
 run() {
