@@ -15,7 +15,7 @@ const INSIDE: &str = "DATAMON_TEST_INSIDE";
 /// Where a test keeps its files, made and removed by its parent.
 const SCRATCH: &str = "DATAMON_TEST_SCRATCH";
 /// A test that takes longer hangs.
-const LIMIT_SECONDS: &str = "120";
+const LIMIT_SECONDS: &str = "240";
 const ROOT: u32 = 0;
 
 /// Whether the test goes on: true in the child, whose outcome the parent takes for its own.
