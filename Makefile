@@ -4,12 +4,14 @@
 PREFIX ?= /usr/local
 SBINDIR ?= /sbin
 CARGO ?= cargo
+TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help deps build quickstart test bench install uninstall clean
+.PHONY: help deps build quickstart test acceptance bench install uninstall clean
 
 help:
 	@echo "make quickstart   build, and see the main job on a local store"
 	@echo "make test         run all tests"
+	@echo "make acceptance   large real trees through the main job, over a directory and S3; prints a table (root)"
 	@echo "make bench        measure the main job beside the local disk (release build)"
 	@echo "make install      install datamon and its mount helpers (PREFIX=$(PREFIX), SBINDIR=$(SBINDIR))"
 	@echo "make uninstall    remove what install installed"
@@ -17,32 +19,41 @@ help:
 
 deps:
 	@packaging/install-deps.sh
+	@command -v $(CARGO) >/dev/null || { echo "make: $(CARGO): not found (https://rustup.rs, then: . ~/.cargo/env)" >&2; exit 1; }
 
 build: deps
 	$(CARGO) build --workspace
 
-quickstart: build
-	@scripts/quickstart.sh target/debug/datamon
+# What cannot work is said before a quarter of an hour of building, not after.
+quickstart: deps
+	@scripts/quickstart.sh --check
+	@$(MAKE) --no-print-directory build
+	@scripts/quickstart.sh "$(TARGET)/debug/datamon"
 
-test: deps
+# The mount helper is built for the tests that let mount(8) call it.
+test: build
 	@tests/tools.sh
 	$(CARGO) test --workspace
+
+acceptance: build
+	@tests/tools.sh
+	@scripts/acceptance.sh "$(TARGET)/debug/datamon" "$(TARGET)/test-tools"
 
 bench: deps
 	$(CARGO) bench --bench main_job
 
 install: deps
-	DATAMON_BINARY=$(PREFIX)/bin/datamon $(CARGO) build --release --workspace
-	install -D -m 0755 target/release/datamon $(DESTDIR)$(PREFIX)/bin/datamon
-	install -D -m 0755 target/release/datamon-mount-helper $(DESTDIR)$(SBINDIR)/mount.datamon
+	DATAMON_BINARY="$(PREFIX)/bin/datamon" $(CARGO) build --release --workspace
+	install -D -m 0755 "$(TARGET)/release/datamon" "$(DESTDIR)$(PREFIX)/bin/datamon"
+	install -D -m 0755 "$(TARGET)/release/datamon-mount-helper" "$(DESTDIR)$(SBINDIR)/mount.datamon"
 	for name in umount.datamon mount.fuse.datamon umount.fuse.datamon; do \
-	    ln -sf mount.datamon $(DESTDIR)$(SBINDIR)/$$name; \
+	    ln -sf mount.datamon "$(DESTDIR)$(SBINDIR)/$$name"; \
 	done
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/datamon
+	rm -f "$(DESTDIR)$(PREFIX)/bin/datamon"
 	for name in mount.datamon umount.datamon mount.fuse.datamon umount.fuse.datamon; do \
-	    rm -f $(DESTDIR)$(SBINDIR)/$$name; \
+	    rm -f "$(DESTDIR)$(SBINDIR)/$$name"; \
 	done
 
 clean:

@@ -4,7 +4,17 @@
 set -eu
 
 # g++, libclang-dev: rocksdb's C++ and its bindings. fuse3: mounts of ordinary users. The rest: tests.
-packages=(g++ libclang-dev make pkg-config fuse3 util-linux procps rsync attr acl python3-venv)
+packages=(
+    g++ libclang-dev make pkg-config fuse3
+    util-linux mount procps e2fsprogs rsync attr acl git python3 python3-venv
+)
+# Where su(1) left a user's PATH to root, dpkg would miss its tools.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+if ! command -v dpkg-query >/dev/null; then
+    echo "install-deps: not a Debian; needed here by other names: ${packages[*]}" >&2
+    exit 0
+fi
 
 missing=()
 for package in "${packages[@]}"; do
@@ -13,7 +23,7 @@ done
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" -ne 0 ]; then
-    echo "install-deps: missing packages; run: sudo apt-get install -y ${missing[*]}" >&2
+    echo "install-deps: missing packages; run as root: apt-get install -y ${missing[*]}" >&2
     exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive

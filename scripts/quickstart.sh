@@ -1,7 +1,20 @@
 #!/usr/bin/env bash
 # The main job on a local store, shown as it happens: context, mount, cp, sync, ls, label, a second host, umount.
-# usage: quickstart.sh PATH-OF-DATAMON. Works in a scratch directory and removes it; touches nothing else.
-set -eu
+# usage: quickstart.sh PATH-OF-DATAMON | --check. Works in a scratch directory and removes it; touches nothing else.
+set -euo pipefail
+
+cannot() {
+    echo "quickstart: $*" >&2
+    exit 1
+}
+[ -e /dev/fuse ] || cannot "/dev/fuse: not there (as root: modprobe fuse; in a container: --device /dev/fuse)"
+[ -r /dev/fuse ] && [ -w /dev/fuse ] || cannot "/dev/fuse: cannot be opened by $(id -un) (run as root, or chmod 666 it)"
+if [ "$(id -u)" = 0 ]; then
+    unshare -m true 2>/dev/null || cannot "root may not mount here (in a container: --cap-add SYS_ADMIN)"
+else
+    command -v fusermount3 >/dev/null || cannot "fusermount3: not found (as root: apt-get install fuse3)"
+fi
+[ "${1:-}" != --check ] || exit 0
 
 datamon=$(realpath "${1:?usage: quickstart.sh PATH-OF-DATAMON}")
 here=$(mktemp -d "${TMPDIR:-/tmp}/datamon-quickstart.XXXXXX")
@@ -13,20 +26,26 @@ cleanup() {
             if [ "$(id -u)" = 0 ]; then umount -i "$dir"; else fusermount3 -u "$dir"; fi || true
         fi
     done
-    rm -rf "$here"
+    rm -rf --one-file-system "$here"
 }
 trap cleanup EXIT
 
-say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
+bold='' plain=''
+[ -t 1 ] && bold=$'\033[1m' plain=$'\033[0m'
+say() { printf '\n%s# %s%s\n' "$bold" "$*" "$plain"; }
+# Paths of this run in short.
+short() {
+    local line
+    while IFS= read -r line; do
+        line=${line//"$here"/"~"}
+        printf '%s\n' "${line//"$datamon"/datamon}"
+    done
+}
 run() {
-    printf '$ %s\n' "$*" | sed "s#$here#~#g; s#$datamon#datamon#g"
-    "$@" | sed "s#$here#~#g"
+    printf '$ %s\n' "$*" | short
+    "$@" | short
 }
 
-if [ ! -r /dev/fuse ] || [ ! -w /dev/fuse ]; then
-    echo "quickstart: /dev/fuse: cannot be opened by $(id -un) (load the fuse module, or run as root)" >&2
-    exit 1
-fi
 mkdir -p "$here/mnt" "$here/other" "$here/data/tables"
 printf 'region,people\nnorth,41\nsouth,59\n' > "$here/data/tables/people.csv"
 head -c 3000000 /dev/urandom > "$here/data/image.bin"
@@ -45,7 +64,7 @@ run sync "$here/mnt/census/staging"
 run ls -l "$here/mnt/census/labels/latest/"
 
 say "Change something; commit again, with a message and a label"
-run sh -c "echo west,12 >> $here/mnt/census/staging/tables/people.csv"
+run sh -c "echo west,12 >> '$here/mnt/census/staging/tables/people.csv'"
 run "$datamon" commit -m "the west joined" -l v2 "$here/mnt/census/staging"
 run ls "$here/mnt/census/bundles" "$here/mnt/census/labels"
 

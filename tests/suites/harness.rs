@@ -1,40 +1,65 @@
 //! What mount tests stand on: a mount and process namespace of their own, hosts, and stores.
 //!
-//! A test that mounts runs again in a child whose mounts nobody else sees and whose processes all end with it, so a
-//! failing test leaves nothing behind: no mount, no daemon, no server.
+//! A test that mounts runs again in a child whose mounts nobody else sees and whose processes all end with it, under a
+//! deadline, and keeps its files below one directory that its parent removes: a failing or hanging test leaves nothing
+//! behind, no mount, no daemon, no server, no file.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 const INSIDE: &str = "DATAMON_TEST_INSIDE";
+/// Where a test keeps its files, made and removed by its parent.
+const SCRATCH: &str = "DATAMON_TEST_SCRATCH";
+/// A test that takes longer hangs.
+const LIMIT_SECONDS: &str = "240";
+const ROOT: u32 = 0;
 
 /// Whether the test goes on: true in the child, whose outcome the parent takes for its own.
 pub fn inside(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
+    if std::fs::metadata("/proc/self").unwrap().uid() != ROOT {
+        // Past the capture of a test's output: a skip is never silent.
+        let _ =
+            writeln!(std::io::stderr(), "SKIPPED {test}: mounts in a namespace of its own need root (sudo make test)");
+        return false;
+    }
+    let scratch = tempfile::Builder::new().prefix("datamon-test.").tempdir().unwrap();
+    let limit = ["--signal=KILL", LIMIT_SECONDS, "unshare"];
     let namespaces = ["-m", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"];
-    let child = Command::new("unshare")
+    let child = Command::new("timeout")
+        .args(limit)
         .args(namespaces)
         // umount(8)'s table of the host is none of a test's business.
         .args(["sh", "-c", "mkdir -p /run/mount && mount -t tmpfs none /run/mount && exec \"$@\"", "sh"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", &format!("suites::{test}"), "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
+        .env(SCRATCH, scratch.path())
+        // Where su(1) left a user's PATH to root, mkfs and losetup would not be found.
+        .env("PATH", format!("{}:/usr/local/sbin:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()))
+        .stdin(Stdio::null())
         .output()
-        .expect("unshare runs (util-linux)");
+        .expect("timeout and unshare run (coreutils, util-linux)");
     let (out, err) = (String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
-    assert!(child.status.success(), "{test} failed in its namespace:\n{out}\n{err}");
+    assert!(child.status.success(), "{test} failed in its namespace ({}):\n{out}\n{err}", child.status);
     assert!(out.contains("1 passed"), "{test} did not run in its namespace:\n{out}");
     false
 }
 
-/// A scratch directory that goes with its owner.
+/// A scratch directory. In a namespace the parent removes it when every mount in it is gone; else its owner does.
 pub fn scratch() -> tempfile::TempDir {
-    tempfile::Builder::new().prefix("datamon-test.").tempdir().unwrap()
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("datamon-test.");
+    match std::env::var_os(SCRATCH) {
+        Some(dir) => builder.disable_cleanup(true).tempdir_in(dir).unwrap(),
+        None => builder.tempdir().unwrap(),
+    }
 }
 
 /// A command that has to succeed; answers what it printed.
@@ -68,14 +93,20 @@ impl Host {
 
     /// A call of datamon on this host.
     pub fn datamon<const N: usize>(&self, arguments: [&str; N]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_datamon"));
+        let mut command = self.command(env!("CARGO_BIN_EXE_datamon"));
+        command.args(arguments);
+        command
+    }
+
+    /// A call of any program on this host.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
         for place in ["config", "state", "cache"] {
             command.env(format!("DATAMON_{}_DIR", place.to_uppercase()), self.dir.join(place));
         }
         // Never a cloud's metadata address.
         command.env("AWS_EC2_METADATA_DISABLED", "true").env("HOME", &self.dir);
         command.envs(self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        command.args(arguments);
         command
     }
 
@@ -132,11 +163,13 @@ impl Place {
 
     /// A bucket on a real S3 server of this test's own (tests/tools.sh).
     pub fn s3(dir: &Path) -> Self {
-        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools/venv/bin/ministack");
-        assert!(tools.exists(), "{}: missing (run tests/tools.sh, as `make test` does)", tools.display());
+        let python = target_dir().join("test-tools/venv/bin/python3");
+        assert!(python.exists(), "{}: missing (run tests/tools.sh, as `make test` does)", python.display());
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         std::fs::create_dir_all(dir).unwrap();
-        let server = Command::new(tools)
+        // By module: a script's first line would not survive a move of the directory.
+        let server = Command::new(python)
+            .args(["-m", "ministack"])
             .current_dir(dir)
             .envs([("BIND_HOST", "127.0.0.1"), ("SERVICES", "s3"), ("GATEWAY_PORT", &port.to_string())])
             .envs([("S3_PERSIST", "1"), ("S3_DATA_DIR", dir.to_str().unwrap())])
@@ -173,11 +206,40 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Sends a signal to the server: STOP makes it hang, CONT lets it go on.
+    pub fn signal_server(&self, signal: &str) {
+        let server = self.server.as_ref().expect("a place with a server");
+        run(Command::new("kill").args(["-s", signal, &server.id().to_string()]));
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(server) = &mut self.server {
             let _ = server.kill();
             let _ = server.wait();
+        }
+    }
+}
+
+/// Where cargo builds, and tests/tools.sh installs.
+pub fn target_dir() -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_datamon"));
+    program.ancestors().nth(2).expect("target/debug/datamon").to_owned()
+}
+
+/// The outcome of a command that has to end within `limit`; it is killed after that, and the test fails.
+pub fn within(limit: Duration, command: &mut Command) -> Output {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (pid, said) = (child.id(), format!("{command:?}"));
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(child.wait_with_output()));
+    match ended.recv_timeout(limit) {
+        Ok(output) => output.unwrap(),
+        Err(_) => {
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+            panic!("{said}: did not end within {limit:?}");
         }
     }
 }

@@ -250,3 +250,104 @@ fn what_is_wrong_is_said_before_a_mount_appears() {
         assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(at));
     }
 }
+
+/// The errno of a refusal.
+fn refusal<T>(outcome: std::io::Result<T>) -> i32 {
+    outcome.err().and_then(|why| why.raw_os_error()).expect("it is refused")
+}
+
+#[test]
+fn a_version_refuses_every_change() {
+    if !inside("mount::a_version_refuses_every_change") {
+        return;
+    }
+    let dir = scratch();
+    let tree = small_tree(dir.path());
+    let place = Place::directory(&dir.path().join("store"));
+    let one = place.host(&dir.path().join("one"), "create");
+    let mnt = one.mount("prod", "rw");
+    sync(&copy_in(&mnt, &tree));
+    let version = mnt.join("census/labels/latest");
+    const EROFS: i32 = 30;
+    let file = version.join("tables/1.csv");
+    assert_eq!(refusal(fs::write(version.join("new"), "x")), EROFS);
+    assert_eq!(refusal(fs::File::options().write(true).open(&file)), EROFS);
+    assert_eq!(refusal(fs::remove_file(&file)), EROFS);
+    assert_eq!(refusal(fs::remove_dir_all(version.join("tables"))), EROFS);
+    assert_eq!(refusal(fs::rename(&file, version.join("moved"))), EROFS);
+    assert_eq!(refusal(fs::create_dir(version.join("new"))), EROFS);
+    assert_eq!(refusal(fs::hard_link(&file, version.join("new"))), EROFS);
+    assert_eq!(refusal(std::os::unix::fs::symlink("x", version.join("new"))), EROFS);
+    assert_eq!(refusal(std::os::unix::fs::chown(&file, Some(1), None)), EROFS);
+    assert_eq!(refusal(fs::set_permissions(&file, fs::metadata(&tree).unwrap().permissions())), EROFS);
+    let setfattr = Command::new("setfattr").args(["-n", "user.x", "-v", "x"]).arg(&file).output().unwrap();
+    assert!(text(&setfattr).contains("Read-only file system"), "{}", text(&setfattr));
+    assert_eq!(differences(&tree, &version), "");
+    one.umount(&mnt);
+}
+
+#[test]
+fn staging_says_what_it_does_not_keep() {
+    if !inside("mount::staging_says_what_it_does_not_keep") {
+        return;
+    }
+    let dir = scratch();
+    let place = Place::directory(&dir.path().join("store"));
+    let one = place.host(&dir.path().join("one"), "create");
+    let mnt = one.mount("prod", "rw");
+    fs::create_dir(mnt.join("census")).unwrap();
+    let staging = mnt.join("census/staging");
+    let file = staging.join("file");
+    fs::write(&file, vec![0; 1 << 20]).unwrap();
+    fs::create_dir_all(staging.join("a/b")).unwrap();
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(fs::metadata(staging.join("a")).unwrap().nlink(), 2);
+    run(Command::new("touch").args(["-a", "-d", "2001-01-01"]).arg(&file));
+    let meta = fs::metadata(&file).unwrap();
+    assert_eq!((meta.atime(), meta.atime_nsec()), (meta.mtime(), meta.mtime_nsec()));
+    for name in ["security.x", "trusted.x"] {
+        let output = Command::new("setfattr").args(["-n", name, "-v", "x"]).arg(&file).output().unwrap();
+        assert!(text(&output).contains("Operation not supported"), "{name}: {}", text(&output));
+    }
+    let setfacl = Command::new("setfacl").args(["-m", "u:1:r"]).arg(&file).output().unwrap();
+    assert!(text(&setfacl).contains("Operation not supported"), "{}", text(&setfacl));
+    let seek = "import os, sys; print(os.lseek(os.open(sys.argv[1], os.O_RDONLY), 0, os.SEEK_HOLE))";
+    assert_eq!(run(Command::new("python3").args(["-c", seek]).arg(&file)), "1048576\n");
+    const EINVAL: i32 = 22;
+    for name in [".hidden", "with space", "-dash", &"x".repeat(129)] {
+        assert_eq!(refusal(fs::create_dir(mnt.join(name))), EINVAL, "{name}");
+    }
+    one.umount(&mnt);
+}
+
+#[test]
+fn sync_commits_at_the_root_of_staging_and_for_who_may_write_there() {
+    if !inside("mount::sync_commits_at_the_root_of_staging_and_for_who_may_write_there") {
+        return;
+    }
+    let dir = scratch();
+    let place = Place::directory(&dir.path().join("store"));
+    let one = place.host(&dir.path().join("one"), "create");
+    let mnt = one.mount("prod", "rw");
+    fs::create_dir(mnt.join("census")).unwrap();
+    let staging = mnt.join("census/staging");
+    fs::create_dir(staging.join("deep")).unwrap();
+    fs::write(staging.join("deep/file"), "x").unwrap();
+    for uncommitted in ["deep", "deep/file"] {
+        sync(&staging.join(uncommitted));
+    }
+    sync(&mnt);
+    run(Command::new("ls").arg("-laR").arg(&staging));
+    let fsync = "import os, sys; os.fsync(os.open(sys.argv[1], os.O_RDONLY))";
+    run(Command::new("python3").args(["-c", fsync]).arg(&staging));
+    // The way to the mount is everybody's; the tree is root's.
+    for passed in mnt.ancestors().skip(1).take(3) {
+        fs::set_permissions(passed, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "sync"];
+    run(Command::new("setpriv").args(nobody).arg(&staging));
+    assert!(names(&mnt.join("census/bundles")).is_empty(), "none of these is the gesture");
+    sync(&staging);
+    assert_eq!(names(&mnt.join("census/bundles")).len(), 1);
+    one.umount(&mnt);
+}

@@ -1,6 +1,7 @@
 //! The rules of the house (docs/ARCHITECTURE.md), read off the sources.
 //!
-//! Comments and unit tests are not looked at: a test may reach up to build what it needs.
+//! Comments and unit tests are not looked at: a test may reach up to build what it needs. The page of promises is read too:
+//! a promise without a test, or with the name of one that is gone, is a promise no longer.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -202,4 +203,44 @@ fn the_environment_and_the_clock_are_read_by_the_program_only() {
     let below = code().into_iter().filter(|line| floor(line.module()).is_some_and(|floor| floor < PROGRAM));
     let broken = below.filter(|line| words.iter().any(|word| line.text.contains(word)));
     assert_none("environment or clock read below the program:", broken.map(|line| line.place()).collect());
+}
+
+/// The code between backticks of a text.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn every_promise_names_a_test_that_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for place in ["src", "tests", "mount-helper/src"] {
+        sources(&root.join(place), &mut files);
+    }
+    let all: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    // Attributes stand between the mark and the function: async ones, ignored ones.
+    let is_marked =
+        |before: &str| before.lines().rev().take(4).any(|line| line.contains("#[") && line.contains("test"));
+    let is_test = |name: &str| {
+        let head = format!("fn {name}()");
+        all.match_indices(&head).any(|(at, _)| is_marked(&all[..at]))
+    };
+    let page = fs::read_to_string(root.join("docs/semantics.md")).unwrap();
+    let mut promises = 0;
+    let mut broken = Vec::new();
+    for (index, line) in page.lines().enumerate() {
+        let Some(tests) = line.strip_suffix(" |").and_then(|row| row.rsplit(" | ").next()) else { continue };
+        if tests == "test" {
+            continue;
+        }
+        promises += 1;
+        let gone: Vec<_> = quoted(tests).filter(|name| !is_test(name)).collect();
+        if quoted(tests).next().is_none() {
+            broken.push(format!("docs/semantics.md:{}: no test: {line}", index + 1));
+        } else if !gone.is_empty() {
+            broken.push(format!("docs/semantics.md:{}: no such test: {}", index + 1, gone.join(", ")));
+        }
+    }
+    assert!(promises >= 10, "the page was read: {promises}");
+    assert_none("a promise whose test is not there:", broken);
 }

@@ -20,7 +20,7 @@ const DEEP: usize = 60;
 const HOLES_BYTES: u64 = 3 << 30;
 
 /// Bytes that no two files share and that no compressor makes much of.
-fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
