@@ -23,6 +23,7 @@ pub mod journal;
 mod names;
 pub mod seal;
 mod tables;
+mod totals;
 pub mod tree;
 mod upload;
 

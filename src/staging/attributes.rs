@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::error::StagingError;
 use super::inode::{FileData, Inode, InodeBody};
+use super::totals::Share;
 use super::tree::{Tree, put_inode};
 use crate::local::db::Batch;
 use crate::local::staged_files::Place;
@@ -119,8 +120,14 @@ impl Tree {
         let mut cut = None;
         if let Some(size) = set.size {
             let before = inode.size();
+            let share = |inode: &Inode| match &inode.body {
+                InodeBody::File(file) => self.share(file),
+                _ => Share::default(),
+            };
+            let old_share = share(&inode);
             unused = self.resize(&mut batch, ino, &mut inode, size)?;
             inode.attributes.mtime = now;
+            self.totals().count(old_share, share(&inode));
             if let InodeBody::File(FileData { local: Some(Place::File(id)), .. }) = inode.body
                 && size < before
             {

@@ -273,6 +273,7 @@ impl Tree {
         }
         let mut batch = Batch::default();
         let old_size = file.size;
+        let old_share = self.share(file);
         let unused = if self.suits_the_log(file, &range) {
             self.write_log(&mut batch, ino, file, &range, write.data, copied)?
         } else {
@@ -288,6 +289,7 @@ impl Tree {
         }
         self.forget_chunks(&mut batch, ino, file, range.start / size..range.end.div_ceil(size));
         file.size = old_size.max(range.end);
+        let share = self.share(file);
         inode.version += 1;
         let now = self.now();
         inode.attributes.mtime = now;
@@ -297,6 +299,7 @@ impl Tree {
         }
         put_inode(&mut batch, ino, &inode);
         self.apply(batch)?;
+        self.totals().count(old_share, share);
         self.forget_place(unused);
         Ok(Outcome::Done(inode.size()))
     }
@@ -465,6 +468,7 @@ impl Tree {
         }
         file.size = size;
         file.base_limit = file.base_limit.min(size);
+        file.keep_chunks(size.div_ceil(self.chunk().bytes()));
         Ok(None)
     }
 

@@ -304,6 +304,7 @@ impl Committer {
         self.journal.finish(Some((descriptor.bundle, ObjectHash::of(&object))))?;
         self.mark_stored().await?;
         self.tree.mark_published(sealed.changes).await?;
+        self.tree.totals().committed();
         let bundle = descriptor.bundle;
         self.set_parent(Some(Snapshot::open(self.reader.clone(), self.ranges.clone(), self.repo, bundle).await?));
         Ok(Some(CommitReport {

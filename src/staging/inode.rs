@@ -88,6 +88,14 @@ impl FileData {
             && self.base.as_ref().is_some_and(|base| base.size == self.size && self.base_limit >= self.size)
     }
 
+    /// Forgets which chunks from `end` on are local: the file was cut there.
+    pub fn keep_chunks(&mut self, end: u64) {
+        self.chunks.retain_mut(|chunks| {
+            chunks.1 = chunks.1.min(end);
+            chunks.0 < chunks.1
+        });
+    }
+
     /// Notes that these chunks are local now.
     pub fn add_local(&mut self, added: Range<u64>) {
         self.chunks.push((added.start, added.end));

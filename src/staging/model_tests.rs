@@ -127,6 +127,8 @@ impl Run {
     async fn check(&self) {
         let size = self.host.tree.getattr(self.ino).await.unwrap().size;
         assert_eq!(size, self.model.len() as u64);
+        let staged = self.host.tree.staged();
+        assert!(staged.files <= 1 && staged.bytes <= size + (1 << 20), "{staged:?} of {size}");
         let found = self.host.tree.read(self.ino, 0..size + 9).await.unwrap();
         assert!(found == self.model, "the file is not what was written");
         self.check_sealed().await;

@@ -10,6 +10,7 @@ use super::attributes::{Caller, NodeAttr};
 use super::base::Base;
 use super::error::StagingError;
 use super::inode::{FileData, Inode, InodeBody, ROOT, base_row, new_ino};
+use super::totals::Share;
 use super::tree::{RESERVED_NAME, Tree, put_inode};
 use crate::local::db::{Batch, DatabaseError, Family, Pairs};
 use crate::local::staged_files::Place;
@@ -320,6 +321,7 @@ impl Tree {
         let mut gone = None;
         if let InodeBody::File(file) = &mut inode.body {
             self.forget_extents(batch, ino, file);
+            self.totals().count(self.share(file), Share::default());
             gone = file.local.take();
             *file = FileData::empty();
         }

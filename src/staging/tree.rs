@@ -28,9 +28,10 @@ pub use super::attributes::{Caller, NodeAttr, SetAttr};
 pub use super::base::Base;
 use super::bytes::OpenFiles;
 pub use super::error::StagingError;
-use super::extents::SealedExtents;
 use super::inode::{FileData, Inode, InodeBody, base_row};
 use super::seal::{Preserved, Sealed};
+pub use super::totals::Staged;
+use super::totals::{Share, Totals};
 use crate::content::reader::ContentReader;
 use crate::local::db::{Batch, Database, DatabaseError, Family};
 use crate::local::staged_files::{Place, StagedFiles};
@@ -117,6 +118,7 @@ pub struct Tree {
     frozen: AtomicBool,
     sealed: Mutex<Weak<Preserved>>,
     since_check: AtomicU64,
+    totals: Totals,
     _lock: File,
 }
 
@@ -145,9 +147,10 @@ impl Tree {
         let db = Database::open(&config.dir.join("db"))?;
         let files = StagedFiles::open(&config.dir)?;
         let dirty = db.get(Family::Meta, b"dirty")?.is_some();
+        let totals = Totals::default();
         let generation = if dirty {
             let generation = get_number(&db, b"generation")?.unwrap_or(1);
-            recover(&db, &files, generation)?;
+            recover(&db, &files, generation, |file| totals.count(Share::default(), Share::of(file, config.chunk)))?;
             generation
         } else {
             start_anew(&db, &files, base.as_deref())?
@@ -167,6 +170,7 @@ impl Tree {
             frozen: AtomicBool::new(false),
             sealed: Mutex::new(Weak::new()),
             since_check: AtomicU64::new(SPACE_CHECK_BYTES),
+            totals,
             config,
             _lock: lock,
         }))
@@ -203,6 +207,19 @@ impl Tree {
     /// Whether anything was changed since the last commit.
     pub fn is_dirty(&self) -> bool {
         self.dirty.load(Ordering::Acquire)
+    }
+
+    /// How much is staged.
+    pub fn staged(&self) -> Staged {
+        self.totals.now()
+    }
+
+    pub(super) fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    pub(super) fn share(&self, file: &FileData) -> Share {
+        Share::of(file, self.config.chunk)
     }
 
     /// Counts the changes made since this process opened the tree.
@@ -341,6 +358,7 @@ impl Tree {
                 continue;
             }
             self.forget_extents(&mut batch, *ino, file);
+            self.totals.count(self.share(file), Share::default());
             unused.extend(file.local);
             *file = FileData::stored(body.clone());
             put_inode(&mut batch, *ino, &inode);
@@ -419,7 +437,7 @@ fn start_anew(db: &Database, files: &StagedFiles, base: Option<&Snapshot>) -> Re
 }
 
 /// What the end of the last process left: files without a name, bytes to which nothing leads, files to be cut.
-fn recover(db: &Database, files: &StagedFiles, generation: u64) -> Result<(), StagingError> {
+fn recover(db: &Database, files: &StagedFiles, generation: u64, count: impl Fn(&FileData)) -> Result<(), StagingError> {
     let mut used = HashSet::new();
     let mut batch = Batch::default();
     for_each_inode(db, |ino, inode| {
@@ -431,6 +449,7 @@ fn recover(db: &Database, files: &StagedFiles, generation: u64) -> Result<(), St
             }
             return Ok(());
         }
+        count(file);
         match file.local {
             Some(Place::File(id)) => {
                 used.insert(id);
@@ -448,7 +467,6 @@ fn recover(db: &Database, files: &StagedFiles, generation: u64) -> Result<(), St
         }
         Ok(())
     })?;
-    SealedExtents(db).clear()?;
     db.write(batch)?;
     files.keep_files(&used)?;
     files.remove_dead();

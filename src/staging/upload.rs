@@ -116,6 +116,7 @@ fn noted(tree: Arc<Tree>, journal: Arc<Journal>, pack: StoredPack<Token>) -> Box
     let note = async move {
         let entry = PackEntry { id: pack.id, length: pack.length, footer_hash: pack.footer_hash };
         journal.stored(entry, pack.placed.iter().map(|(_, id, at)| (*id, *at)))?;
+        tree.totals().stored(pack.placed.iter().map(|(_, _, at)| u64::from(at.len)).sum());
         let mut live = Vec::new();
         let mut sealed = Vec::new();
         for (token, id, at) in pack.placed {

@@ -122,7 +122,12 @@ impl Vfs {
                 if repo.is_none() {
                     lines.push(format!("repo: {}", key.name));
                 }
+                let staged = committer.tree().staged();
                 lines.push(format!("staging: {state}"));
+                lines.push(format!("dirty_files: {}", staged.files));
+                lines.push(format!("dirty_bytes: {}", staged.bytes));
+                lines.push(format!("uploaded_bytes: {}", staged.uploaded));
+                lines.push(format!("pending_bytes: {}", staged.bytes.saturating_sub(staged.uploaded)));
                 lines.push(format!("base: {parent}"));
             }
         }
