@@ -9,6 +9,7 @@
 //! 1. Every pack that a row, page or block names is in the descriptor's pack table; the packs that hold a table in parts
 //!    are in the descriptor.
 //! 2. When [`TreeWriter::finish`] returns, every metadata pack is durable; the descriptor is not written here.
+//! 3. Nothing is written that was not decoded first, as its readers will.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,13 +19,14 @@ use bytes::Bytes;
 use super::tree::{Snapshot, SnapshotError, Table};
 use crate::content::packer::{PackError, PackJournal};
 use crate::content::reader::ContentReader;
+use crate::format::FormatError;
 use crate::format::descriptor::{
-    Descriptor, Layer, PAGE_ENTRIES_MAX, PAGE_LEVEL_MAX, PackEntry, PackTable, Page, PageEntry, encode_block_list,
-    encode_extents, encode_pack_table,
+    Descriptor, Layer, PAGE_ENTRIES_MAX, PAGE_LEVEL_MAX, PackEntry, PackTable, Page, PageEntry, decode_block_list,
+    decode_extents, decode_pack_table, encode_block_list, encode_extents, encode_pack_table,
 };
 use crate::format::envelope::{self, ObjectKind};
 use crate::format::pack::{PackKind, PackWriter, Record};
-use crate::format::range::{RangeWriter, Row, RowKey, RowValue};
+use crate::format::range::{RangeWriter, Row, RowKey, RowValue, decode_range};
 use crate::model::entry::{BlockList, BlockRef, Body, Content, Entry, Extent, FileBody, RecordRef, TreeCounts};
 use crate::model::id::{BlockId, ContentId, IntentId, ObjectHash, PackId, Run};
 use crate::model::limits::{
@@ -49,6 +51,14 @@ pub enum WriteError {
     /// A row names a pack that nobody knows: the bundle would not keep it alive.
     #[error("pack {0} is named by the tree and listed nowhere: changes stay staged")]
     UnknownPack(PackId),
+    /// What was made of the tree does not come back: a bug, or an entry beyond the limits of the format.
+    #[error("{what} of the new bundle cannot be read back ({why}): changes stay staged")]
+    Unreadable {
+        /// What was made.
+        what: &'static str,
+        /// Why it is refused.
+        why: FormatError,
+    },
     /// The tree is larger than a bundle may be.
     #[error("{what} exceed the limit of a bundle ({limit})")]
     TooLarge {
@@ -57,6 +67,11 @@ pub enum WriteError {
         /// How much may be.
         limit: u64,
     },
+}
+
+/// Refuses what no reader would take: the only copy of somebody's data must not end in bytes that are thought damaged.
+fn readable<T>(what: &'static str, decoded: Result<T, FormatError>) -> Result<(), WriteError> {
+    decoded.map(drop).map_err(|why| WriteError::Unreadable { what, why })
 }
 
 /// Writes one tree. See the module.
@@ -172,8 +187,9 @@ impl TreeWriter {
                 Some(same) if self.names_block(*same).await => blocks.push(*same),
                 _ => {
                     self.used.extend(block.iter().filter_map(|extent| extent.at.map(|at| at.pack)));
-                    let at = self.meta.append(Record::meta(encode_extents(block))).await?;
-                    blocks.push(BlockRef { id, at });
+                    let raw = encode_extents(block);
+                    readable("an extent block", decode_extents(id, &raw))?;
+                    blocks.push(BlockRef { id, at: self.meta.append(Record::meta(raw)).await? });
                 }
             }
         }
@@ -234,7 +250,9 @@ impl TreeWriter {
             return Ok(BlockList::Listed { count, at: *at });
         }
         self.used.extend(blocks.iter().map(|block| block.at.pack));
-        Ok(BlockList::Listed { count, at: self.meta.append(Record::meta(encode_block_list(&blocks))).await? })
+        let raw = encode_block_list(&blocks);
+        readable("a list of blocks", decode_block_list(&raw))?;
+        Ok(BlockList::Listed { count, at: self.meta.append(Record::meta(raw)).await? })
     }
 
     /// Says that a row of the base goes in whose extent blocks nobody read: the base's packs stay listed.
@@ -257,13 +275,17 @@ impl TreeWriter {
         let rows = range.rows() as u64;
         used.extend(range.packs());
         let Some((first, raw)) = range.finish() else { return Ok(()) };
-        let record = Record::meta(raw);
+        let raw = Bytes::from(raw);
+        let record = Record::meta(raw.clone());
         let at = match base.get(&record.stored_hash()) {
             Some(at) => {
                 used.insert(at.pack);
                 *at
             }
-            None => meta.append(record).await?,
+            None => {
+                readable("a range", decode_range(&raw))?;
+                meta.append(record).await?
+            }
         };
         table.entries.push(PageEntry { first, rows, at });
         Ok(())
@@ -295,10 +317,12 @@ impl TreeWriter {
         let layer = Layer { directories: self.pages(table.entries).await?, files: self.pages(files).await? };
         descriptor.layers = vec![layer];
         descriptor.packs = self.pack_table(data_packs).await?;
-        let object = envelope::seal(ObjectKind::Descriptor, self.meta.store.context(), &descriptor.encode());
+        let body = Bytes::from(descriptor.encode());
+        let object = envelope::seal(ObjectKind::Descriptor, self.meta.store.context(), &body);
         if object.len() > DESCRIPTOR_BYTES_MAX {
             return Err(WriteError::TooLarge { what: "bytes of the descriptor", limit: DESCRIPTOR_BYTES_MAX as u64 });
         }
+        readable("the descriptor", Descriptor::decode(&body))?;
         Ok((descriptor, object))
     }
 
@@ -312,8 +336,9 @@ impl TreeWriter {
             }
             entries = Vec::with_capacity(pages.len());
             for page in pages {
-                let (first, rows) = (page.entries[0].first.clone(), page.rows());
-                entries.push(PageEntry { first, rows, at: self.meta.append(Record::meta(page.encode())).await? });
+                let (first, rows, raw) = (page.entries[0].first.clone(), page.rows(), page.encode());
+                readable("a page", Page::decode(&raw))?;
+                entries.push(PageEntry { first, rows, at: self.meta.append(Record::meta(raw)).await? });
             }
         }
         Err(WriteError::TooLarge { what: "levels of pages", limit: u64::from(PAGE_LEVEL_MAX) + 1 })
@@ -339,7 +364,9 @@ impl TreeWriter {
         }
         let mut parts = Vec::new();
         for part in table.chunks(PART_PACKS) {
-            parts.push(self.meta.append(Record::meta(encode_pack_table(part))).await?);
+            let raw = encode_pack_table(part);
+            readable("a pack table", decode_pack_table(&raw))?;
+            parts.push(self.meta.append(Record::meta(raw)).await?);
         }
         self.meta.close().await?;
         Ok(PackTable::Parts { holders: std::mem::take(&mut self.meta.done), parts })

@@ -185,7 +185,7 @@ fn commit(error: &CommitError) -> i32 {
         CommitError::Write(error) => match error {
             WriteError::Pack(error) => pack(error),
             WriteError::Base(error) => snapshot(error),
-            WriteError::UnknownPack(_) => EIO,
+            WriteError::UnknownPack(_) | WriteError::Unreadable { .. } => EIO,
             WriteError::TooLarge { .. } => EFBIG,
         },
         CommitError::Label(error) => refs(error),

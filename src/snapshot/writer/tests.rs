@@ -3,9 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use crate::format::FormatError;
-use crate::format::key::ObjectKey;
-use crate::format::key::Role;
+use crate::format::key::{ObjectKey, Role};
 use crate::model::chunk::{ChunkIndex, ChunkSize};
 use crate::model::clock::Timestamp;
 use crate::model::entry::{Attributes, Codec, Locator, Xattrs};
@@ -235,6 +233,24 @@ async fn a_list_that_nobody_could_read_is_not_written() {
     let mut writer = world.writer(1, None).await;
     let raw = Bytes::from(vec![0; RECORD_RAW_BYTES_MAX + 1]);
     assert!(matches!(writer.meta.append(Record::meta(raw)).await, Err(WriteError::TooLarge { .. })));
+}
+
+#[tokio::test]
+async fn a_row_that_nobody_could_read_is_not_written() {
+    let world = World::new();
+    let mut writer = world.writer(1, None).await;
+    let mut row = file("a", Content::Inline(Bytes::new()), 0);
+    let RowValue::Entry(entry) = &mut row.value else { panic!("an entry") };
+    entry.xattrs = Arc::new([(b"user.a".to_vec(), vec![0; 64 << 10])].into());
+    writer.file(row, 0).await.unwrap();
+    let refused = writer.finish(descriptor(1), &[]).await.unwrap_err();
+    assert!(matches!(refused, WriteError::Unreadable { what: "a range", .. }), "{refused}");
+    assert!(world.meta_packs().await.is_empty());
+    let mut writer = world.writer(2, None).await;
+    let outside = Locator { offset: u64::MAX, ..extent(0, 1).at.unwrap() };
+    let extents = [extent(0, 1), Extent { id: ChunkId([1; 32]), at: Some(outside) }];
+    let refused = writer.extents(2 << 20, &extents, None).await.unwrap_err();
+    assert!(matches!(refused, WriteError::Unreadable { what: "an extent block", .. }), "{refused}");
 }
 
 /// The n-th path of 4,000 bytes.
