@@ -21,7 +21,7 @@ use crate::model::id::LinkId;
 use crate::model::limits::INLINE_BYTES_MAX;
 use crate::model::name::FileName;
 use crate::model::path::TreePath;
-use crate::snapshot::writer::{TreeWriter, content_id};
+use crate::snapshot::writer::TreeWriter;
 use crate::snapshot::{RowId, Snapshot, Table};
 
 /// Contents noted in one batch.
@@ -284,14 +284,8 @@ impl<'a> Tables<'a> {
         for index in 0..layout.chunks() {
             extents.push(self.extent(ino, file, &layout, index).await?);
         }
+        // Equal blocks of the parent are named, so that the row of an equal file comes out byte-equal.
         let before = self.body_before(place).await?;
-        if let Some(FileBody { content: content @ Content::Extents { id, .. }, .. }) = &before
-            && *id == content_id(file.size, &extents)
-        {
-            // The same bytes as before: its blocks are there, and the row comes out byte-equal.
-            self.writer.names_unread_blocks();
-            return Ok(content.clone());
-        }
         Ok(self.writer.extents(file.size, &extents, before.as_ref().or(file.base.as_ref())).await?)
     }
 
