@@ -1015,6 +1015,67 @@ impl Tree {
         }
     }
 
+    /// The same, if it can be done without waiting for the lock or for bytes of the base; `None`: nothing was done.
+    pub fn try_write(
+        &self,
+        ino: u64,
+        offset: u64,
+        data: &[u8],
+        append: bool,
+        kill: bool,
+    ) -> Option<Result<u64, StagingError>> {
+        let changing = self.changing.try_lock().ok()?;
+        if self.frozen.load(Ordering::Acquire) {
+            return Some(Err(StagingError::Frozen));
+        }
+        let outcome = self.write_local(ino, offset, data, append, kill);
+        drop(changing);
+        outcome.transpose()
+    }
+
+    fn write_local(
+        &self,
+        ino: u64,
+        offset: u64,
+        data: &[u8],
+        append: bool,
+        kill: bool,
+    ) -> Result<Option<u64>, StagingError> {
+        let Some(record) = self.db.get(Family::Inodes, &ino.to_be_bytes())? else { return Ok(None) };
+        let mut inode = Inode::decode(&record)?;
+        let at = if append { inode.size() } else { offset };
+        let InodeBody::File(file) = &mut inode.body else { return Err(StagingError::IsDirectory) };
+        if file.base.is_some() {
+            return Ok(None);
+        }
+        self.check_space(data.len() as u64)?;
+        let end = at.checked_add(data.len() as u64).filter(|end| *end <= FILE_BYTES_MAX);
+        let end = end.ok_or(StagingError::TooLarge)?;
+        let mut batch = Batch::default();
+        let id = match file.local {
+            Some(id) => id,
+            None => {
+                let id = self.data_ids.take(&mut batch);
+                File::options().write(true).create(true).truncate(true).open(data_path(&self.config.dir, id))?;
+                *file.local.insert(id)
+            }
+        };
+        self.preserve(id, at, end)?;
+        self.open_data(ino, id)?.write_all_at(data, at)?;
+        file.size = file.size.max(end);
+        inode.version += 1;
+        let now = self.now();
+        inode.attributes.mtime = now;
+        inode.ctime = now;
+        if kill {
+            kill_privileges(&mut inode);
+        }
+        self.unsynced.lock().expect("nothing panics while it holds the list").insert(id);
+        put_inode(&mut batch, ino, &inode);
+        self.apply(batch)?;
+        Ok(Some(inode.size()))
+    }
+
     /// The chunks that a write touches without replacing them, and that are not local.
     fn missing(&self, file: &FileData, range: &Range<u64>) -> Vec<u64> {
         let size = self.config.chunk.bytes();
