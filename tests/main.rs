@@ -2,6 +2,7 @@
 
 mod suites {
     mod harness;
+    mod kernel;
     mod mount;
     mod scripts;
     mod tidy;

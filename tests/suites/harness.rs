@@ -173,6 +173,14 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Sends a signal to the server: STOP makes it hang, CONT lets it go on.
+    pub fn signal_server(&self, signal: &str) {
+        let server = self.server.as_ref().expect("a place with a server");
+        run(Command::new("kill").args(["-s", signal, &server.id().to_string()]));
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(server) = &mut self.server {
