@@ -1,8 +1,10 @@
 //! L7, translation between the kernel's requests and the vfs. The one room that another transport would replace.
 //!
-//! [`session`] mounts and serves, [`dispatch`] turns each request into a vfs call and its answer into a reply,
-//! [`waiters`] lets killed callers go.
+//! [`session`] mounts and serves, [`dispatch`] turns each request into a vfs call, [`reply`] its outcome into an answer;
+//! [`handles`] holds what is open, [`waiters`] knows the callers.
 
 pub mod dispatch;
+pub mod handles;
+pub mod reply;
 pub mod session;
 pub mod waiters;

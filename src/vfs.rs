@@ -17,6 +17,8 @@
 
 pub mod control;
 pub mod error;
+pub mod follow;
+pub mod known;
 pub mod namespace;
 pub mod node;
 
@@ -33,8 +35,9 @@ use crate::model::name::FileName;
 use crate::snapshot::Snapshot;
 use crate::staging::commit::Committer;
 use crate::staging::inode::{FileData, InodeBody, ROOT};
-use crate::staging::tree::{Caller, NodeAttr, SetAttr, Tree};
+use crate::staging::tree::{Caller, NodeAttr, SetAttr, StagingError, Tree};
 use error::VfsError;
+use known::{Known, Pass};
 pub use namespace::{BaseChoice, Settings, Source, Vfs};
 use node::{Ino, Node};
 
@@ -67,6 +70,15 @@ pub struct Found {
     pub attr: NodeAttr,
     /// How long they hold.
     pub ttl: Ttl,
+}
+
+/// What looking for a name found.
+#[derive(Debug, Clone, Copy)]
+pub enum Looked {
+    /// An entry.
+    Found(Found),
+    /// There is no such name, and for so long nobody need ask again.
+    Absent(Duration),
 }
 
 /// One name of a directory.
@@ -105,6 +117,22 @@ pub enum Make {
 }
 
 impl Vfs {
+    /// The entry `name` of the directory `parent`, or how long its absence lasts.
+    ///
+    /// In a snapshot for ever. In a staging tree too: names there change through this mount only, and when the tree gets
+    /// another base the kernel is told to forget what it knew to be absent (see [`follow`]). In the namespace above not
+    /// at all: a label or bundle made by a commit or on another host is there at the next look.
+    pub async fn look(&self, parent: Ino, name: &FileName) -> Result<Looked, VfsError> {
+        match self.lookup(parent, name).await {
+            Ok(found) => Ok(Looked::Found(found)),
+            Err(error @ (VfsError::NotFound | VfsError::Staging(StagingError::NotFound))) => match self.node(parent)? {
+                Node::Staged { .. } | Node::Row { .. } => Ok(Looked::Absent(Ttl::Long.duration())),
+                Node::Name(_) => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
     /// The entry `name` of the directory `parent`.
     pub async fn lookup(&self, parent: Ino, name: &FileName) -> Result<Found, VfsError> {
         match self.node(parent)? {
@@ -130,7 +158,12 @@ impl Vfs {
     /// Attributes.
     pub async fn getattr(&self, ino: Ino) -> Result<Found, VfsError> {
         match self.node(ino)? {
-            Node::Staged { slot, ino } => Ok(self.staged(slot, self.tree(slot)?.getattr(ino).await?)),
+            Node::Staged { slot, ino } => {
+                let found = self.staged(slot, self.tree(slot)?.getattr(ino).await?);
+                // The kernel asks again after a second, which is when a clean tree that is the mount itself follows.
+                let ttl = if ino == ROOT { Ttl::Short } else { found.ttl };
+                Ok(Found { ttl, ..found })
+            }
             Node::Row { slot, row } => {
                 let found = self.view(slot).await?.row(row).await?.ok_or(VfsError::Stale)?;
                 match found.value {
@@ -165,10 +198,8 @@ impl Vfs {
             Node::Row { slot, row } => {
                 let snapshot = self.view(slot).await?;
                 let path = snapshot.directory_path(row).await?.ok_or(VfsError::NotDirectory)?;
-                let listed = snapshot.list(&path, after, max).await?;
-                let found =
-                    |(name, row, entry): (FileName, _, Entry)| Listed { name, found: self.row(slot, row, &entry) };
-                Ok(listed.into_iter().map(found).collect())
+                let listed = snapshot.list_with(&path, after, max, |row, entry| self.row(slot, row, entry)).await?;
+                Ok(listed.into_iter().map(|(name, found)| Listed { name, found }).collect())
             }
             Node::Name(node) => self.list_names(&node, after, max).await,
         }
@@ -306,18 +337,43 @@ impl Vfs {
         }
     }
 
-    /// Bytes of a file, cut at its end.
-    pub async fn read(&self, ino: Ino, range: Range<u64>) -> Result<Bytes, VfsError> {
+    /// Whether the number is of something that never changes, so that an open of it needs no count and no handle.
+    pub fn is_immutable(&self, ino: Ino) -> bool {
+        matches!(self.node(ino), Ok(Node::Row { .. }))
+    }
+
+    /// Whether nothing that this mount shows ever changes: what is mounted is a snapshot.
+    pub fn is_all_immutable(&self) -> bool {
+        matches!(self.root(), Node::Row { .. })
+    }
+
+    /// Bytes of a file, cut at its end, in parts.
+    pub async fn read(&self, ino: Ino, range: Range<u64>) -> Result<Vec<Bytes>, VfsError> {
         match self.node(ino)? {
-            Node::Staged { slot, ino } => Ok(self.tree(slot)?.read(ino, range).await?),
+            Node::Staged { slot, ino } => Ok(vec![self.tree(slot)?.read(ino, range).await?]),
             Node::Row { slot, row } => {
                 let snapshot = self.view(slot).await?;
                 let Body::File(file) = self.entry(slot, row).await?.body else { return Err(VfsError::IsDirectory) };
                 let chunk: ChunkSize = snapshot.descriptor().chunk_size;
-                Ok(snapshot.reader().read(&file, chunk, range).await.map_err(crate::snapshot::SnapshotError::from)?)
+                let parts = snapshot.reader().read_parts(&file, chunk, range).await;
+                Ok(parts.map_err(crate::snapshot::SnapshotError::from)?)
             }
             Node::Name(_) => Err(VfsError::Invalid("a text is read through its handle")),
         }
+    }
+
+    /// Writes bytes of a staged file, if that can be done at once; `None`: nothing was done, [`Vfs::write`] has to.
+    pub fn write_now(
+        &self,
+        ino: Ino,
+        offset: u64,
+        data: &[u8],
+        append: bool,
+        kill: bool,
+    ) -> Option<Result<(), VfsError>> {
+        let Ok(Node::Staged { slot, ino }) = self.node(ino) else { return None };
+        let tree = self.tree(slot).ok()?;
+        Some(tree.try_write(ino, offset, data, append, kill)?.map(drop).map_err(VfsError::from))
     }
 
     /// Writes bytes of a staged file.
@@ -451,10 +507,20 @@ impl Vfs {
     }
 }
 
+/// A staging tree that this mount has opened.
+#[derive(Clone)]
+pub(crate) struct OpenTree {
+    pub(crate) repo: node::RepoKey,
+    pub(crate) committer: Arc<Committer>,
+    /// What the kernel knows of it.
+    pub(crate) known: Arc<Known>,
+    pub(crate) following: Arc<follow::Following>,
+}
+
 /// Staging trees that this mount has opened, by slot.
 #[derive(Default)]
 pub(crate) struct Trees {
-    by_slot: Vec<(node::RepoKey, Arc<Committer>)>,
+    by_slot: Vec<OpenTree>,
 }
 
 /// Snapshots that this mount shows, by slot; opened when something in them is asked for.
@@ -471,8 +537,54 @@ impl Vfs {
 
     /// The committer behind a staging tree's slot, and its repo.
     pub fn committer(&self, slot: usize) -> Result<(node::RepoKey, Arc<Committer>), VfsError> {
+        self.open_tree_at(slot).map(|open| (open.repo, open.committer))
+    }
+
+    pub(crate) fn open_tree_at(&self, slot: usize) -> Result<OpenTree, VfsError> {
         let trees = self.trees.lock().expect("nothing panics while it holds the trees");
         trees.by_slot.get(slot).cloned().ok_or(VfsError::Stale)
+    }
+
+    fn known_of(&self, slot: usize) -> Option<Arc<Known>> {
+        let trees = self.trees.lock().expect("nothing panics while it holds the trees");
+        trees.by_slot.get(slot).map(|open| open.known.clone())
+    }
+
+    /// The pass under which an answer with entries of the directory `ino` is worked out. Needed in staging trees only;
+    /// waits while such a tree changes its base.
+    pub async fn enter(&self, ino: Ino) -> Option<Pass> {
+        let Ok(Node::Staged { slot, .. }) = self.node(ino) else { return None };
+        match self.known_of(slot) {
+            Some(known) => Some(known.enter().await),
+            None => None,
+        }
+    }
+
+    /// Counts an entry that the kernel is about to be given.
+    pub fn remember(&self, ino: Ino) {
+        if let Some(known) = self.counted(ino) {
+            known.remember(ino);
+        }
+    }
+
+    /// Takes such counts back.
+    pub fn forget(&self, ino: Ino, lookups: u64) {
+        if let Some(known) = self.counted(ino) {
+            known.forget(ino, lookups);
+        }
+    }
+
+    /// Where entries with this number are counted: nothing outside staging trees is, and no root.
+    fn counted(&self, ino: Ino) -> Option<Arc<Known>> {
+        match Node::structured(ino) {
+            Some(Node::Staged { slot, ino: inner }) if inner != ROOT => self.known_of(slot),
+            _ => None,
+        }
+    }
+
+    /// How many lookups of entries below the root of a staging tree the kernel has not taken back.
+    pub fn known(&self, slot: usize) -> i64 {
+        self.known_of(slot).map_or(0, |known| known.count())
     }
 
     /// The snapshot of a view, opened now if it was not.
@@ -513,19 +625,21 @@ impl Vfs {
         let _opening = self.opening.lock().await;
         {
             let trees = self.trees.lock().expect("nothing panics while it holds the trees");
-            if let Some(slot) = trees.by_slot.iter().position(|(found, _)| found.id == repo.id) {
+            if let Some(slot) = trees.by_slot.iter().position(|open| open.repo.id == repo.id) {
                 return Ok(slot);
             }
         }
         let committer = self.open_tree(repo).await?;
         let mut trees = self.trees.lock().expect("nothing panics while it holds the trees");
-        trees.by_slot.push((repo.clone(), committer));
+        let (known, following) = (Arc::default(), Arc::default());
+        trees.by_slot.push(OpenTree { repo: repo.clone(), committer, known, following });
         Ok(trees.by_slot.len() - 1)
     }
 
     /// All staging trees that this mount has opened.
     pub fn open_trees(&self) -> Vec<(node::RepoKey, Arc<Committer>)> {
-        self.trees.lock().expect("nothing panics while it holds the trees").by_slot.clone()
+        let trees = self.trees.lock().expect("nothing panics while it holds the trees");
+        trees.by_slot.iter().map(|open| (open.repo.clone(), open.committer.clone())).collect()
     }
 }
 

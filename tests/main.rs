@@ -3,6 +3,7 @@
 mod suites {
     mod faults;
     mod harness;
+    mod kernel;
     mod mount;
     mod scripts;
     mod tidy;

@@ -1,22 +1,28 @@
-//! Reading: verified bytes of a file's content, through one memory cache.
+//! Reading: verified bytes of a file's content, through memory caches.
 //!
 //! A chunk's record is fetched whole, decoded, and the chunk compared with its BLAKE3 id before a byte of it leaves.
 //! Verified chunks are cached; concurrent readers of one chunk share one fetch. A reader that goes through a large file
-//! in order finds the next chunks already on their way.
+//! in order finds the next chunks already on their way, several to a request (see [`super::ahead`]).
+//!
+//! Whole chunks of large files have a cache of their own, where the least recently read goes first: a reader that streams
+//! pushes out nothing but chunks, and what is fetched ahead of it is not refused by a cache that holds it for worthless.
 //!
 //! # Invariants
 //!
 //! 1. Bytes that do not hash to their chunk's id are never returned: they are fetched once more, then refused by name.
-//! 2. The cache holds at most the bytes it was made for; what is on its way is bounded by [`AHEAD_CHUNKS`] a reader.
-//! 3. A read of cached bytes is ready at its first poll.
+//! 2. The caches together hold at most the bytes they were made for; what is on its way ahead of readers is bounded by
+//!    a quarter of them.
+//! 3. A read of cached bytes is ready at its first poll. Large chunks are verified off the threads that answer.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use moka::future::Cache;
+use moka::policy::EvictionPolicy;
+use tokio::sync::OnceCell;
 
+use super::ahead::{Run, Streams, runs};
 use crate::format::FormatError;
 use crate::format::descriptor::{decode_block_list, decode_extents};
 use crate::format::key::ObjectKey;
@@ -27,10 +33,8 @@ use crate::model::id::{ChunkId, PackId};
 use crate::model::limits::EXTENT_BLOCK_CHUNKS;
 use crate::store::{Store, StoreError};
 
-/// Chunks that are fetched ahead of a reader who goes in order.
-pub const AHEAD_CHUNKS: u64 = 8;
-/// Files whose last read is remembered, to see who goes in order.
-const PATTERNS_MAX: usize = 1_024;
+/// Raw bytes above which a record is verified on a thread of its own: less takes no longer than the way there.
+const INLINE_VERIFY_BYTES_MAX: u32 = 128 << 10;
 /// Zeros that holes are read from.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
@@ -53,8 +57,6 @@ pub enum ContentError {
 /// What is cached under a place in a pack.
 #[derive(Clone)]
 enum Cached {
-    /// A chunk that was verified.
-    Chunk(Bytes),
     /// The raw bytes of a small-file block; each chunk is verified when it is taken out.
     Block(Bytes),
     /// Extents of a large file.
@@ -66,7 +68,7 @@ enum Cached {
 impl Cached {
     fn weight(&self) -> u32 {
         let bytes = match self {
-            Self::Chunk(bytes) | Self::Block(bytes) => bytes.len(),
+            Self::Block(bytes) => bytes.len(),
             Self::Extents(extents) => extents.len() * size_of::<Extent>(),
             Self::Blocks(blocks) => blocks.len() * size_of::<BlockRef>(),
         };
@@ -79,34 +81,64 @@ type Place = (PackKind, PackId, u64);
 /// See the module.
 pub struct ContentReader {
     store: Arc<Store>,
+    /// Records that are one chunk, verified, with the id that they were verified against.
+    chunks: Cache<(PackId, u64), (ChunkId, Bytes)>,
+    /// Small-file blocks (`true`) and metadata.
     cache: Cache<(bool, PackId, u64), Cached>,
-    /// Where the last read of a file ended, by the place of its first block.
-    patterns: Mutex<HashMap<(PackId, u64), u64>>,
+    streams: Mutex<Streams>,
 }
 
 impl ContentReader {
-    /// A reader with a cache of `cache_bytes`.
+    /// A reader with caches of `cache_bytes`.
     pub fn new(store: Arc<Store>, cache_bytes: u64) -> Arc<Self> {
-        let cache = Cache::builder().max_capacity(cache_bytes).weigher(|_, value: &Cached| value.weight()).build();
-        Arc::new(Self { store, cache, patterns: Mutex::default() })
+        // A quarter is plenty for what is small; the rest is for what streams.
+        let small = cache_bytes / 4;
+        let cache = Cache::builder().max_capacity(small).weigher(|_, value: &Cached| value.weight()).build();
+        let chunks = Cache::builder()
+            .max_capacity(cache_bytes - small)
+            .eviction_policy(EvictionPolicy::lru())
+            .weigher(|_, (_, bytes): &(ChunkId, Bytes)| u32::try_from(bytes.len() + 128).unwrap_or(u32::MAX))
+            .build();
+        Arc::new(Self { store, chunks, cache, streams: Mutex::new(Streams::new(cache_bytes / 4)) })
     }
 
-    /// The bytes `range` of the file, cut at its end.
-    ///
-    /// Safe to drop: what was fetched stays cached.
+    /// The bytes `range` of the file, cut at its end, in one piece.
     pub async fn read(
         self: &Arc<Self>,
         file: &FileBody,
         chunk: ChunkSize,
         range: Range<u64>,
     ) -> Result<Bytes, ContentError> {
+        let mut parts = self.read_parts(file, chunk, range).await?;
+        if parts.len() <= 1 {
+            return Ok(parts.pop().unwrap_or_default());
+        }
+        let mut whole = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
+        parts.iter().for_each(|part| whole.extend_from_slice(part));
+        Ok(whole.freeze())
+    }
+
+    /// The bytes `range` of the file, cut at its end, in parts that lie in the cache.
+    ///
+    /// Safe to drop: what was fetched stays cached.
+    pub async fn read_parts(
+        self: &Arc<Self>,
+        file: &FileBody,
+        chunk: ChunkSize,
+        range: Range<u64>,
+    ) -> Result<Vec<Bytes>, ContentError> {
         let range = range.start.min(file.size)..range.end.min(file.size);
         if range.is_empty() {
-            return Ok(Bytes::new());
+            return Ok(Vec::new());
         }
         match &file.content {
-            Content::Inline(bytes) => Ok(bytes.slice(range.start as usize..range.end as usize)),
-            Content::Chunk(extent) => self.read_extent(extent, file.size, range).await,
+            // The row was decoded, so it holds as many bytes as it says.
+            Content::Inline(bytes) => Ok(vec![bytes.slice(range.start as usize..range.end as usize)]),
+            Content::Chunk(extent) => {
+                let mut parts = Vec::new();
+                self.read_extent(extent, range, &mut parts).await?;
+                Ok(parts)
+            }
             Content::Extents { .. } => self.read_extents(file, chunk, range).await,
         }
     }
@@ -116,113 +148,173 @@ impl ContentReader {
         file: &FileBody,
         chunk: ChunkSize,
         range: Range<u64>,
-    ) -> Result<Bytes, ContentError> {
+    ) -> Result<Vec<Bytes>, ContentError> {
         let layout = ChunkLayout::new(file.size, chunk);
-        let covering = layout.covering(&range);
-        self.fetch_ahead(file, &layout, &range, covering.end).await?;
-        let mut whole = BytesMut::new();
-        for index in indices(covering) {
+        self.fetch_ahead(file, &layout, &range).await?;
+        let mut parts = Vec::new();
+        for index in indices(layout.covering(&range)) {
             let span = layout.span(index);
             let extent = self.extent(file, index).await?;
             let part = range.start.max(span.start) - span.start..range.end.min(span.end) - span.start;
-            let bytes = self.read_extent(&extent, span.end - span.start, part).await?;
-            if bytes.len() as u64 == range.end - range.start {
-                return Ok(bytes);
-            }
-            whole.extend_from_slice(&bytes);
+            self.read_extent(&extent, part, &mut parts).await?;
         }
-        Ok(whole.freeze())
+        Ok(parts)
     }
 
-    /// Starts the fetch of the next chunks when this read goes on where the last one of the file ended.
+    /// Starts the fetch of the next chunks when this read goes on where an earlier one of the file ended.
     async fn fetch_ahead(
         self: &Arc<Self>,
         file: &FileBody,
         layout: &ChunkLayout,
         range: &Range<u64>,
-        next: ChunkIndex,
     ) -> Result<(), ContentError> {
         let Some(block) = self.blocks(file).await?.first().copied() else { return Ok(()) };
-        let expected = {
-            let mut patterns = self.patterns.lock().expect("no code panics while it holds the patterns");
-            if patterns.len() >= PATTERNS_MAX {
-                patterns.clear();
-            }
-            patterns.insert((block.at.pack, block.at.offset), range.end).unwrap_or(0)
+        let wanted = {
+            let mut streams = self.streams.lock().expect("no code panics while it holds the streams");
+            streams.observe((block.at.pack, block.at.offset), range, layout)
         };
-        // The kernel's own readahead arrives a little out of order: one chunk of slack absorbs that.
-        if range.start.abs_diff(expected) > layout.span(ChunkIndex(0)).end {
-            return Ok(());
+        if wanted.start < wanted.end {
+            // Also their extents may have to be fetched, for which this read does not wait. A failure is met again, and
+            // reported, by the read that needs the chunk.
+            let (reader, file) = (self.clone(), file.clone());
+            tokio::spawn(async move { reader.fetch_chunks(&file, wanted).await });
         }
-        let end = ChunkIndex((next.0 + AHEAD_CHUNKS).min(layout.chunks()));
-        for index in indices(next..end) {
+        Ok(())
+    }
+
+    /// Starts the fetch of these chunks of a file, as far as they are not there.
+    async fn fetch_chunks(self: Arc<Self>, file: &FileBody, wanted: Range<ChunkIndex>) -> Result<(), ContentError> {
+        let mut records = Vec::new();
+        for index in indices(wanted) {
             let Extent { id, at: Some(at) } = self.extent(file, index).await? else { continue };
-            if !self.cache.contains_key(&(true, at.pack, at.offset)) {
-                let reader = self.clone();
-                // A failure here is met again, and reported, by the read that needs the chunk.
-                tokio::spawn(async move { reader.record(id, at).await.map(drop) });
+            if is_whole(&at) && !self.chunks.contains_key(&(at.pack, at.offset)) {
+                records.push((id, at));
+            }
+        }
+        for run in runs(records) {
+            let run = Arc::new(run);
+            let fetched: Arc<OnceCell<Option<Vec<Bytes>>>> = Arc::default();
+            // Each record is fetched in its own name, so that a read that needs it joins; the first to be polled does
+            // the work for all.
+            for (number, (id, at)) in run.records.clone().into_iter().enumerate() {
+                let (reader, run, fetched) = (self.clone(), run.clone(), fetched.clone());
+                tokio::spawn(async move {
+                    let fetch = async {
+                        match fetched.get_or_init(|| reader.fetch_run(&run)).await {
+                            Some(chunks) => Ok((id, chunks[number].clone())),
+                            None => reader.fetch_chunk(id, &at).await,
+                        }
+                    };
+                    let _ = reader.chunks.try_get_with((at.pack, at.offset), fetch).await;
+                });
             }
         }
         Ok(())
     }
 
-    /// A part of one chunk of `len` bytes.
-    async fn read_extent(&self, extent: &Extent, len: u64, part: Range<u64>) -> Result<Bytes, ContentError> {
-        debug_assert!(part.end <= len, "callers cut at the chunk's end");
-        let Some(at) = extent.at else { return Ok(zeros((part.end - part.start) as usize)) };
+    /// The chunks of a run, verified; `None` if any of it could not be had: each is then fetched by itself.
+    async fn fetch_run(&self, run: &Arc<Run>) -> Option<Vec<Bytes>> {
+        let key = self.store.keys().pack(PackKind::Data, run.pack);
+        let bytes = self.store.get_range(&key, run.bytes.clone()).await.ok()?;
+        let run = run.clone();
+        let verified = tokio::task::spawn_blocking(move || {
+            let chunk = |(id, at): &(ChunkId, Locator)| {
+                let start = (at.offset - run.bytes.start) as usize;
+                verified(*id, at, &bytes.slice(start..start + at.stored as usize)).ok()
+            };
+            run.records.iter().map(chunk).collect::<Option<Vec<_>>>()
+        });
+        verified.await.ok().flatten()
+    }
+
+    /// A part of one chunk, added to `parts`.
+    async fn read_extent(&self, extent: &Extent, part: Range<u64>, parts: &mut Vec<Bytes>) -> Result<(), ContentError> {
+        let Some(at) = extent.at else {
+            let mut left = (part.end - part.start) as usize;
+            while left > 0 {
+                let step = left.min(ZEROS.len());
+                parts.push(zeros(step));
+                left -= step;
+            }
+            return Ok(());
+        };
         let chunk = self.chunk(extent.id, at).await?;
-        match chunk.get(part.start as usize..part.end as usize) {
-            Some(_) => Ok(chunk.slice(part.start as usize..part.end as usize)),
-            None => Err(self.corrupt((PackKind::Data, at.pack, at.offset), FormatError::Truncated)),
+        if part.end > chunk.len() as u64 {
+            return Err(self.corrupt((PackKind::Data, at.pack, at.offset), FormatError::Truncated));
         }
+        parts.push(chunk.slice(part.start as usize..part.end as usize));
+        Ok(())
     }
 
     /// A whole chunk, verified.
     pub async fn chunk(&self, id: ChunkId, at: Locator) -> Result<Bytes, ContentError> {
-        match self.record(id, at).await? {
-            Cached::Chunk(bytes) => Ok(bytes),
-            Cached::Block(block) => match member(&block, id, &at) {
-                Some(bytes) => Ok(bytes),
-                None => {
-                    self.cache.invalidate(&(true, at.pack, at.offset)).await;
-                    let Cached::Block(block) = self.record(id, at).await? else {
-                        return Err(self.corrupt((PackKind::Data, at.pack, at.offset), FormatError::Hash));
-                    };
-                    let found = member(&block, id, &at);
-                    found.ok_or_else(|| self.corrupt((PackKind::Data, at.pack, at.offset), FormatError::Hash))
-                }
-            },
-            _ => Err(self.corrupt((PackKind::Data, at.pack, at.offset), FormatError::Hash)),
+        let place = (PackKind::Data, at.pack, at.offset);
+        if is_whole(&at) {
+            let (found, bytes) = self.whole_chunk(id, at).await?;
+            // Two ids for one place: one of them is wrong.
+            return if found == id { Ok(bytes) } else { Err(self.corrupt(place, FormatError::Hash)) };
         }
+        for _ in 0..2 {
+            let block = self.block_bytes(at).await?;
+            if let Some(bytes) = member(&block, id, &at) {
+                return Ok(bytes);
+            }
+            self.cache.invalidate(&(true, at.pack, at.offset)).await;
+        }
+        Err(self.corrupt(place, FormatError::Hash))
     }
 
-    /// The record at a chunk's place: verified if the chunk is all of it.
-    async fn record(&self, id: ChunkId, at: Locator) -> Result<Cached, ContentError> {
+    async fn whole_chunk(&self, id: ChunkId, at: Locator) -> Result<(ChunkId, Bytes), ContentError> {
+        let key = (at.pack, at.offset);
+        if let Some(found) = self.chunks.get(&key).await {
+            return Ok(found);
+        }
+        let fetched = self.chunks.try_get_with(key, self.fetch_chunk(id, &at)).await;
+        fetched.map_err(|error: Arc<ContentError>| (*error).clone())
+    }
+
+    async fn fetch_chunk(&self, id: ChunkId, at: &Locator) -> Result<(ChunkId, Bytes), ContentError> {
+        let mut why = FormatError::Hash;
+        for _ in 0..2 {
+            let stored = self.store.get_record(PackKind::Data, at.pack, at.offset, at.stored).await?;
+            let outcome = if at.raw <= INLINE_VERIFY_BYTES_MAX {
+                verified(id, at, &stored)
+            } else {
+                let at = *at;
+                let verifying = tokio::task::spawn_blocking(move || verified(id, &at, &stored));
+                verifying.await.expect("verifying does not panic")
+            };
+            match outcome {
+                Ok(bytes) => return Ok((id, bytes)),
+                Err(error) => why = error,
+            }
+        }
+        Err(self.corrupt((PackKind::Data, at.pack, at.offset), why))
+    }
+
+    /// The raw bytes of a small-file block.
+    async fn block_bytes(&self, at: Locator) -> Result<Bytes, ContentError> {
+        let place = (PackKind::Data, at.pack, at.offset);
         let key = (true, at.pack, at.offset);
-        if let Some(found) = self.cache.get(&key).await {
+        if let Some(Cached::Block(found)) = self.cache.get(&key).await {
             return Ok(found);
         }
         let fetch = async {
-            let first = self.fetch_record(id, &at).await;
-            match first {
-                Err(ContentError::Corrupt { .. }) => self.fetch_record(id, &at).await,
-                outcome => outcome,
+            let mut why = FormatError::Hash;
+            for _ in 0..2 {
+                let stored = self.store.get_record(PackKind::Data, at.pack, at.offset, at.stored).await?;
+                match decode_record(at.codec, &stored, at.raw) {
+                    Ok(raw) => return Ok(Cached::Block(raw)),
+                    Err(error) => why = error,
+                }
             }
+            Err(self.corrupt(place, why))
         };
-        self.cache.try_get_with(key, fetch).await.map_err(|error: Arc<ContentError>| (*error).clone())
-    }
-
-    async fn fetch_record(&self, id: ChunkId, at: &Locator) -> Result<Cached, ContentError> {
-        let place = (PackKind::Data, at.pack, at.offset);
-        let stored = self.store.get_record(PackKind::Data, at.pack, at.offset, at.stored).await?;
-        let raw = decode_record(at.codec, &stored, at.raw).map_err(|why| self.corrupt(place, why))?;
-        if at.inner != 0 || at.len != at.raw {
-            return Ok(Cached::Block(raw));
+        match self.cache.try_get_with(key, fetch).await {
+            Ok(Cached::Block(bytes)) => Ok(bytes),
+            Ok(_) => Err(self.corrupt(place, FormatError::Hash)),
+            Err(error) => Err((*error).clone()),
         }
-        if ChunkId::of(&raw) != id {
-            return Err(self.corrupt(place, FormatError::Hash));
-        }
-        Ok(Cached::Chunk(raw))
     }
 
     /// The chunk `index` of a file of several chunks, or the only one; a hole has no locator.
@@ -310,6 +402,17 @@ impl ContentReader {
     pub fn store(&self) -> &Arc<Store> {
         &self.store
     }
+}
+
+/// Whether the record at this place is one chunk and nothing else.
+fn is_whole(at: &Locator) -> bool {
+    at.inner == 0 && at.len == at.raw
+}
+
+/// The chunk that a record is, if it is what its id says.
+fn verified(id: ChunkId, at: &Locator, stored: &Bytes) -> Result<Bytes, FormatError> {
+    let raw = decode_record(at.codec, stored, at.raw)?;
+    if ChunkId::of(&raw) == id { Ok(raw) } else { Err(FormatError::Hash) }
 }
 
 /// A chunk of a small-file block, if it is what its id says.

@@ -126,6 +126,14 @@ impl RowKey {
         self.parts().map(|(parent, name)| parent.join(&name))
     }
 
+    /// The name of a child of the directory whose children's keys begin with `prefix`; `None` for any other key.
+    pub fn name_behind(&self, prefix: &[u8]) -> Option<FileName> {
+        if self.is_link() || !self.0.starts_with(prefix) {
+            return None;
+        }
+        FileName::new(self.0.slice(prefix.len()..)).ok()
+    }
+
     /// Whether a range may end after this key.
     pub fn cuts(&self) -> bool {
         let hash = ObjectHash::of(&self.0);

@@ -11,208 +11,72 @@
 //!    change is never half done.
 //! 3. Errors are logged here and nowhere else.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 
+use super::handles::{Handle, Handles, IMMUTABLE, Listing, READER, SharedWindow, WRITER};
+use super::reply::{Abandon, Answer, Created, Given, OpenedHandle, StatfsReply, XattrReply, timestamp};
 use super::waiters;
-use crate::model::clock::Timestamp;
-use crate::model::entry::{Body, FileKind};
+use crate::model::entry::Body;
 use crate::model::job;
 use crate::model::name::{FileName, NameError};
 use crate::staging::tree::{Caller, SetAttr};
 use crate::vfs::error::VfsError;
-use crate::vfs::{Found, Listed, Make, Opened, Vfs};
+use crate::vfs::known::Pass;
+use crate::vfs::{Make, Opened, Vfs};
 
 /// Bytes of one write: requests of more are slower, they fall out of the second-level cache.
 const WRITE_BYTES_MAX: u32 = 1 << 20;
 /// Requests that the kernel may send in the background.
 const BACKGROUND_MAX: u16 = 64;
-/// Entries of a directory fetched in one step.
-const LIST_STEP: usize = 2_048;
+/// How often it is looked whether the caller of a request that waits is still there.
+const LOOK_AT_CALLERS: Duration = Duration::from_secs(1);
 
 /// The kernel's counterpart.
 pub struct Dispatch {
     vfs: Arc<Vfs>,
     runtime: tokio::runtime::Handle,
-    handles: Arc<Mutex<HashMap<u64, Handle>>>,
-    next_handle: AtomicU64,
+    handles: Arc<Handles>,
+    /// The kernel opens no files, or no directories: it was told to do without.
+    opens_nothing: (bool, bool),
 }
 
-#[derive(Clone)]
-enum Handle {
-    Plain,
-    Writer,
-    Text(Bytes),
-    Directory(Arc<tokio::sync::Mutex<Window>>),
-}
-
-/// A part of a directory: what a readdir at some offset may need next.
-#[derive(Default)]
-struct Window {
-    /// Offset of the first entry.
-    start: u64,
-    entries: Vec<Listed>,
-    /// The directory ends with this window.
-    last: bool,
-}
-
-impl Window {
-    /// Moves so that the entry at `offset` is inside, or the directory has ended.
-    async fn reach(&mut self, vfs: &Vfs, ino: u64, offset: u64) -> Result<(), VfsError> {
-        if offset == 0 || offset < self.start {
-            *self = Self::default();
-        }
-        while offset >= self.start + self.entries.len() as u64 && !self.last {
-            let after = self.entries.last().map(|entry| entry.name.clone());
-            let next = vfs.list(ino, after.as_ref(), LIST_STEP).await?;
-            self.start += self.entries.len() as u64;
-            self.last = next.is_empty();
-            self.entries = next;
-        }
-        Ok(())
-    }
-
-    /// The entries from `offset` on, each with the offset of the next.
-    fn from(&self, offset: u64) -> impl Iterator<Item = (u64, &Listed)> {
-        let skip = offset.saturating_sub(self.start) as usize;
-        (offset + 1..).zip(self.entries.iter().skip(skip))
-    }
-}
-
-/// What a handler gives, and how a reply says it.
-trait Answer<T>: Send + 'static {
-    fn ok(self, value: T);
-    fn refuse(self, errno: Errno);
-}
-
-macro_rules! answers {
-    ($($reply:ty, $value:ty, |$me:ident, $it:ident| $say:expr;)*) => {$(
-        impl Answer<$value> for $reply {
-            fn ok(self, $it: $value) {
-                let $me = self;
-                $say
-            }
-
-            fn refuse(self, errno: Errno) {
-                self.error(errno);
-            }
-        }
-    )*};
-}
-
-answers! {
-    ReplyEntry, Found, |me, found| me.entry(&found.ttl.duration(), &file_attr(&found), Generation(0));
-    ReplyAttr, Found, |me, found| me.attr(&found.ttl.duration(), &file_attr(&found));
-    ReplyEmpty, (), |me, _unit| me.ok();
-    ReplyData, Bytes, |me, bytes| me.data(&bytes);
-    ReplyWrite, u32, |me, count| me.written(count);
-    ReplyOpen, (FileHandle, FopenFlags), |me, opened| me.opened(opened.0, opened.1);
-    ReplyLseek, i64, |me, offset| me.offset(offset);
-    ReplyIoctl, Vec<u8>, |me, data| me.ioctl(0, &data);
-    ReplyCreate, (Found, FileHandle), |me, made| me.created(
-        &made.0.ttl.duration(),
-        &file_attr(&made.0),
-        Generation(0),
-        made.1,
-        FopenFlags::FOPEN_KEEP_CACHE
-    );
-}
-
-/// An xattr's value, or its length when the caller asks with no room.
-struct XattrReply(ReplyXattr, u32);
-
-impl Answer<Vec<u8>> for XattrReply {
-    fn ok(self, value: Vec<u8>) {
-        match self.1 {
-            0 => self.0.size(value.len() as u32),
-            room if value.len() > room as usize => self.0.error(Errno::ERANGE),
-            _ => self.0.data(&value),
-        }
-    }
-
-    fn refuse(self, errno: Errno) {
-        self.0.error(errno);
-    }
-}
-
-struct Listing {
-    window: Arc<tokio::sync::Mutex<Window>>,
-    offset: u64,
-}
-
-impl Answer<Listing> for ReplyDirectory {
-    fn ok(mut self, listing: Listing) {
-        let Ok(window) = listing.window.try_lock() else { return self.error(Errno::EIO) };
-        for (next, Listed { name, found }) in window.from(listing.offset) {
-            let kind = file_type(found.attr.kind);
-            if self.add(INodeNo(found.attr.ino), next, kind, OsStr::from_bytes(name.as_bytes())) {
-                break;
-            }
-        }
-        ReplyDirectory::ok(self);
-    }
-
-    fn refuse(self, errno: Errno) {
-        self.error(errno);
-    }
-}
-
-impl Answer<Listing> for ReplyDirectoryPlus {
-    fn ok(mut self, listing: Listing) {
-        let Ok(window) = listing.window.try_lock() else { return self.error(Errno::EIO) };
-        for (next, Listed { name, found }) in window.from(listing.offset) {
-            let (ino, attr) = (INodeNo(found.attr.ino), file_attr(found));
-            let name = OsStr::from_bytes(name.as_bytes());
-            if self.add(ino, next, name, &found.ttl.duration(), &attr, Generation(0)) {
-                break;
-            }
-        }
-        ReplyDirectoryPlus::ok(self);
-    }
-
-    fn refuse(self, errno: Errno) {
-        self.error(errno);
-    }
-}
-
-struct StatfsReply(ReplyStatfs);
-
-impl Answer<crate::local::sys::FileSystem> for StatfsReply {
-    fn ok(self, found: crate::local::sys::FileSystem) {
-        let (free, block) = (found.available, found.block_bytes);
-        self.0.statfs(found.blocks, free, free, found.files, found.files_free, block, 255, block);
-    }
-
-    fn refuse(self, errno: Errno) {
-        self.0.error(errno);
-    }
-}
+/// Names of directories that a request may change: if nobody waits for its end, the kernel is told to look again.
+type Touched = Vec<(u64, FileName)>;
 
 impl Dispatch {
     /// A dispatcher of `vfs`, which moves what must wait to `runtime`.
     pub fn new(vfs: Arc<Vfs>, runtime: tokio::runtime::Handle) -> Self {
-        Self { vfs, runtime, handles: Arc::default(), next_handle: AtomicU64::new(1) }
+        Self { vfs, runtime, handles: Arc::default(), opens_nothing: (false, false) }
     }
 
     /// Answers now if the future is ready, else later.
     fn answer<T, F, R>(&self, request: &Request, future: F, reply: R)
     where
-        T: Send + 'static,
+        T: Abandon,
+        F: Future<Output = Result<T, VfsError>> + Send + 'static,
+        R: Answer<T>,
+    {
+        self.answer_change(request, Touched::new(), future, reply);
+    }
+
+    /// The same, of a request that changes these names.
+    fn answer_change<T, F, R>(&self, request: &Request, touched: Touched, future: F, reply: R)
+    where
+        T: Abandon,
         F: Future<Output = Result<T, VfsError>> + Send + 'static,
         R: Answer<T>,
     {
@@ -221,10 +85,15 @@ impl Dispatch {
         let mut context = Context::from_waker(Waker::noop());
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context)));
         match polled {
-            Ok(Poll::Ready(outcome)) => finish(&self.vfs, outcome, reply),
+            Ok(Poll::Ready(outcome)) => {
+                if finish(&self.vfs, outcome, reply) == Outcome::InDoubt && !touched.is_empty() {
+                    let vfs = self.vfs.clone();
+                    self.runtime.spawn(async move { vfs.forget_touched(touched).await });
+                }
+            }
             Ok(Poll::Pending) => {
-                let (vfs, tid) = (self.vfs.clone(), request.pid());
-                self.runtime.spawn(wait(vfs, tid, self.runtime.spawn(future), reply));
+                let waiting = Waiting { vfs: self.vfs.clone(), handles: self.handles.clone(), touched };
+                self.runtime.spawn(waiting.wait(request.pid(), self.runtime.spawn(future), reply));
             }
             Err(_) => {
                 tracing::error!("a request's handler panicked: this is a bug");
@@ -233,57 +102,82 @@ impl Dispatch {
         }
     }
 
-    fn handle(&self, handle: Handle) -> FileHandle {
-        let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        self.handles.lock().expect("nothing panics while it holds the handles").insert(number, handle);
-        FileHandle(number)
-    }
-
-    fn known(&self, handle: FileHandle) -> Option<Handle> {
-        self.handles.lock().expect("nothing panics while it holds the handles").get(&handle.0).cloned()
-    }
-
     fn list<R: Answer<Listing>>(&self, request: &Request, ino: INodeNo, handle: FileHandle, offset: u64, reply: R) {
-        let Some(Handle::Directory(window)) = self.known(handle) else { return reply.refuse(Errno::EBADF) };
+        let Some(window) = self.handles.window(ino.0, handle) else { return reply.refuse(Errno::EBADF) };
         let vfs = self.vfs.clone();
         let future = async move {
-            window.lock().await.reach(&vfs, ino.0, offset).await?;
-            Ok(Listing { window, offset })
+            let pass = vfs.enter(ino.0).await;
+            let mut window = window.lock_owned().await;
+            window.reach(&vfs, ino.0, offset, pass.as_ref().map_or(0, Pass::epoch)).await?;
+            Ok(Listing { window, offset, pass })
         };
         self.answer(request, future, reply);
     }
 }
 
-/// Waits for what could not be answered at once; a caller that dies meanwhile is let go.
-async fn wait<T, R>(vfs: Arc<Vfs>, tid: u32, mut task: tokio::task::JoinHandle<Result<T, VfsError>>, reply: R)
-where
-    T: Send + 'static,
-    R: Answer<T>,
-{
-    loop {
-        match tokio::time::timeout(Duration::from_secs(1), &mut task).await {
-            Ok(Ok(outcome)) => return finish(&vfs, outcome, reply),
-            Ok(Err(_)) => {
-                tracing::error!("a request's handler panicked: this is a bug");
-                return reply.refuse(Errno::EIO);
+/// What a request that could not be answered at once leaves behind if its caller dies.
+struct Waiting {
+    vfs: Arc<Vfs>,
+    handles: Arc<Handles>,
+    touched: Touched,
+}
+
+impl Waiting {
+    /// Waits for the end of the work; a caller that dies meanwhile is let go.
+    async fn wait<T, R>(self, tid: u32, mut task: tokio::task::JoinHandle<Result<T, VfsError>>, reply: R)
+    where
+        T: Abandon,
+        R: Answer<T>,
+    {
+        loop {
+            match tokio::time::timeout(LOOK_AT_CALLERS, &mut task).await {
+                Ok(Ok(outcome)) => {
+                    if finish(&self.vfs, outcome, reply) == Outcome::InDoubt {
+                        self.vfs.forget_touched(self.touched).await;
+                    }
+                    return;
+                }
+                Ok(Err(_)) => {
+                    tracing::error!("a request's handler panicked: this is a bug");
+                    return reply.refuse(Errno::EIO);
+                }
+                Err(_) if waiters::is_dying(tid) => break reply.refuse(Errno::EINTR),
+                Err(_) => {}
             }
-            Err(_) if waiters::is_dying(tid) => return reply.refuse(Errno::EINTR),
-            Err(_) => {}
         }
+        // The work goes on to its end. What it opens nobody will close, and what it changes the kernel does not learn.
+        if let Ok(Ok(value)) = task.await {
+            value.abandon(self.vfs.clone(), &self.handles);
+        }
+        self.vfs.forget_touched(self.touched).await;
     }
 }
 
-fn finish<T, R: Answer<T>>(vfs: &Vfs, outcome: Result<T, VfsError>, reply: R) {
+/// Whether a request did what its answer says.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It was done, or nothing was.
+    Certain,
+    /// A disk or a store failed on the way: names may have changed although the answer is a refusal.
+    InDoubt,
+}
+
+fn finish<T, R: Answer<T>>(vfs: &Vfs, outcome: Result<T, VfsError>, reply: R) -> Outcome {
     match outcome {
-        Ok(value) => reply.ok(value),
+        Ok(value) => {
+            reply.ok(vfs, value);
+            Outcome::Certain
+        }
         Err(error) => {
             let errno = error.errno();
             // What a program meets every day is its own business; what points at a disk, a store or damage is told.
-            if error.is_worth_telling() {
+            let is_worth_telling = error.is_worth_telling();
+            if is_worth_telling {
                 tracing::warn!(%error, "refused");
                 vfs.note_error(&error.to_string());
             }
             reply.refuse(Errno::from_i32(errno));
+            if is_worth_telling { Outcome::InDoubt } else { Outcome::Certain }
         }
     }
 }
@@ -293,58 +187,6 @@ fn file_name(name: &OsStr) -> Result<FileName, Errno> {
         NameError::TooLong { .. } => Errno::ENAMETOOLONG,
         _ => Errno::EINVAL,
     })
-}
-
-fn file_type(kind: FileKind) -> FileType {
-    match kind {
-        FileKind::Regular => FileType::RegularFile,
-        FileKind::Directory => FileType::Directory,
-        FileKind::Symlink => FileType::Symlink,
-        FileKind::Fifo => FileType::NamedPipe,
-        FileKind::Socket => FileType::Socket,
-        FileKind::CharDevice => FileType::CharDevice,
-        FileKind::BlockDevice => FileType::BlockDevice,
-    }
-}
-
-/// An instant as std has it; those that std cannot hold become 1970.
-fn system_time(time: Timestamp) -> SystemTime {
-    let whole = Duration::from_secs(time.secs.unsigned_abs());
-    let start = if time.secs < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
-    start.and_then(|start| start.checked_add(Duration::from_nanos(time.nanos.into()))).unwrap_or(UNIX_EPOCH)
-}
-
-/// An instant as fuser 0.18 hands it over. Before 1970 it subtracts the nanoseconds instead of adding them: undone here.
-fn timestamp(time: SystemTime) -> Timestamp {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(since) => Timestamp { secs: since.as_secs() as i64, nanos: since.subsec_nanos() },
-        Err(before) => {
-            let before = before.duration();
-            Timestamp { secs: -(before.as_secs() as i64), nanos: before.subsec_nanos() }
-        }
-    }
-}
-
-fn file_attr(found: &Found) -> FileAttr {
-    let attr = &found.attr;
-    let mtime = system_time(attr.attributes.mtime);
-    FileAttr {
-        ino: INodeNo(attr.ino),
-        size: attr.size,
-        blocks: attr.size.div_ceil(512),
-        atime: system_time(attr.atime),
-        mtime,
-        ctime: system_time(attr.ctime),
-        crtime: UNIX_EPOCH,
-        kind: file_type(attr.kind),
-        perm: attr.attributes.permissions,
-        nlink: attr.nlink,
-        uid: attr.attributes.uid,
-        gid: attr.attributes.gid,
-        rdev: attr.rdev,
-        blksize: 4096,
-        flags: 0,
-    }
 }
 
 fn caller(request: &Request, umask: u32) -> Caller {
@@ -374,6 +216,11 @@ impl Filesystem for Dispatch {
             // An older kernel that lacks one does without.
             let _ = config.add_capabilities(wanted);
         }
+        if self.vfs.is_all_immutable() {
+            let mut without = |capability| config.add_capabilities(capability).is_ok();
+            self.opens_nothing =
+                (without(InitFlags::FUSE_NO_OPEN_SUPPORT), without(InitFlags::FUSE_NO_OPENDIR_SUPPORT));
+        }
         let _ = config.set_max_write(WRITE_BYTES_MAX);
         let _ = config.set_max_readahead(WRITE_BYTES_MAX);
         let _ = config.set_max_background(BACKGROUND_MAX);
@@ -383,14 +230,25 @@ impl Filesystem for Dispatch {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = name_or!(name, reply);
         let vfs = self.vfs.clone();
-        self.answer(request, async move { vfs.lookup(parent.0, &name).await }, reply);
+        let future = async move {
+            let pass = vfs.enter(parent.0).await;
+            Ok(Given { value: vfs.look(parent.0, &name).await?, pass })
+        };
+        self.answer(request, future, reply);
     }
 
-    fn forget(&self, _request: &Request, _ino: INodeNo, _lookups: u64) {}
+    fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
+        self.vfs.forget(ino.0, lookups);
+    }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         let vfs = self.vfs.clone();
-        self.answer(request, async move { vfs.getattr(ino.0).await }, reply);
+        let future = async move {
+            // Not waited for: the kernel may hold the directory meanwhile.
+            vfs.follow(ino.0, false).await;
+            vfs.getattr(ino.0).await
+        };
+        self.answer(request, future, reply);
     }
 
     fn setattr(
@@ -463,13 +321,15 @@ impl Filesystem for Dispatch {
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name_or!(name, reply);
         let vfs = self.vfs.clone();
-        self.answer(request, async move { vfs.unlink(parent.0, &name).await }, reply);
+        let touched = vec![(parent.0, name.clone())];
+        self.answer_change(request, touched, async move { vfs.unlink(parent.0, &name).await }, reply);
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name_or!(name, reply);
         let vfs = self.vfs.clone();
-        self.answer(request, async move { vfs.rmdir(parent.0, &name).await }, reply);
+        let touched = vec![(parent.0, name.clone())];
+        self.answer_change(request, touched, async move { vfs.rmdir(parent.0, &name).await }, reply);
     }
 
     fn rename(
@@ -489,37 +349,34 @@ impl Filesystem for Dispatch {
         let no_replace = flags.contains(RenameFlags::RENAME_NOREPLACE);
         let exchange = flags.contains(RenameFlags::RENAME_EXCHANGE);
         let vfs = self.vfs.clone();
+        let touched = vec![(parent.0, from.clone()), (to_parent.0, to.clone())];
         let future = async move { vfs.rename((parent.0, &from), (to_parent.0, &to), no_replace, exchange).await };
-        self.answer(request, future, reply);
+        self.answer_change(request, touched, future, reply);
     }
 
     fn link(&self, request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = name_or!(name, reply);
         let vfs = self.vfs.clone();
-        self.answer(request, async move { vfs.link(ino.0, parent.0, &name).await }, reply);
+        let touched = vec![(parent.0, name.clone())];
+        let future = async move {
+            let pass = vfs.enter(parent.0).await;
+            Ok(Given { value: vfs.link(ino.0, parent.0, &name).await?, pass })
+        };
+        self.answer_change(request, touched, future, reply);
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let vfs = self.vfs.clone();
+        if self.opens_nothing.0 {
+            // Every file here never changes: the kernel opens by itself from now on.
+            return reply.error(Errno::ENOSYS);
+        }
         let for_writing = flags.0 & libc::O_ACCMODE != libc::O_RDONLY;
+        if !for_writing && self.vfs.is_immutable(ino.0) {
+            return reply.opened(IMMUTABLE, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
+        }
         let truncate = flags.0 & libc::O_TRUNC != 0;
-        let handles = self.handles.clone();
-        let handle = self.handle(Handle::Plain);
-        let future = async move {
-            let opened = open(&vfs, ino.0, for_writing, truncate).await;
-            let mut handles = handles.lock().expect("nothing panics while it holds the handles");
-            match opened {
-                Ok((kind, flags)) => {
-                    handles.insert(handle.0, kind);
-                    Ok((handle, flags))
-                }
-                Err(error) => {
-                    handles.remove(&handle.0);
-                    Err(error)
-                }
-            }
-        };
-        self.answer(request, future, reply);
+        let (vfs, handles) = (self.vfs.clone(), self.handles.clone());
+        self.answer(request, async move { open(&vfs, &handles, ino.0, for_writing, truncate).await }, reply);
     }
 
     fn create(
@@ -534,14 +391,21 @@ impl Filesystem for Dispatch {
     ) {
         let name = name_or!(name, reply);
         let (vfs, caller) = (self.vfs.clone(), caller(request, umask));
-        let handle = self.handle(Handle::Writer);
+        let touched = vec![(parent.0, name.clone())];
         let future = async move {
-            let found = vfs.make(parent.0, &name, (mode & 0o7777) as u16, Make::File, caller).await?;
-            vfs.open(found.attr.ino, true).await?;
-            vfs.count_writer(found.attr.ino, true);
-            Ok((found, handle))
+            let pass = vfs.enter(parent.0).await;
+            let value = vfs.make(parent.0, &name, (mode & 0o7777) as u16, Make::File, caller).await?;
+            vfs.open(value.attr.ino, true).await?;
+            vfs.count_writer(value.attr.ino, true);
+            let opened = OpenedHandle {
+                ino: value.attr.ino,
+                handle: WRITER,
+                flags: FopenFlags::FOPEN_KEEP_CACHE,
+                is_counted: true,
+            };
+            Ok(Created { given: Given { value, pass }, opened })
         };
-        self.answer(request, future, reply);
+        self.answer_change(request, touched, future, reply);
     }
 
     fn read(
@@ -555,7 +419,7 @@ impl Filesystem for Dispatch {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        if let Some(Handle::Text(text)) = self.known(handle) {
+        if let Some(Handle::Text(text)) = self.handles.get(handle) {
             let start = (offset as usize).min(text.len());
             return reply.data(&text[start..(start + size as usize).min(text.len())]);
         }
@@ -576,10 +440,22 @@ impl Filesystem for Dispatch {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let vfs = self.vfs.clone();
-        let data = Bytes::copy_from_slice(data);
         let append = flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        // The data lies in fuser's buffer until we return: what can be done at once needs no copy of it.
+        let now = || self.vfs.write_now(ino.0, offset, data, append, kill);
+        match catch_unwind(AssertUnwindSafe(now)) {
+            Ok(Some(outcome)) => {
+                finish(&self.vfs, outcome.map(|()| data.len() as u32), reply);
+                return;
+            }
+            Ok(None) => {}
+            Err(_) => {
+                tracing::error!("a request's handler panicked: this is a bug");
+                return reply.error(Errno::EIO);
+            }
+        }
+        let (vfs, data) = (self.vfs.clone(), Bytes::copy_from_slice(data));
         let future = async move {
             vfs.write(ino.0, offset, &data, append, kill).await?;
             Ok(data.len() as u32)
@@ -588,7 +464,8 @@ impl Filesystem for Dispatch {
     }
 
     fn flush(&self, _request: &Request, _ino: INodeNo, _handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        reply.ok();
+        // Nothing is to be done at a close: the kernel need not say it again.
+        reply.error(Errno::ENOSYS);
     }
 
     fn release(
@@ -601,11 +478,14 @@ impl Filesystem for Dispatch {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let known = self.handles.lock().expect("nothing panics while it holds the handles").remove(&handle.0);
-        if matches!(known, Some(Handle::Writer)) {
+        if handle == IMMUTABLE {
+            return reply.ok();
+        }
+        if handle == WRITER {
             self.vfs.count_writer(ino.0, false);
         }
-        if matches!(known, Some(Handle::Text(_))) {
+        if handle != WRITER && handle != READER {
+            self.handles.remove(handle);
             return reply.ok();
         }
         let vfs = self.vfs.clone();
@@ -623,17 +503,26 @@ impl Filesystem for Dispatch {
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let vfs = self.vfs.clone();
-        let caller = caller(request, 0);
-        let handle = self.handle(Handle::Directory(Arc::default()));
+        if self.opens_nothing.1 {
+            return reply.error(Errno::ENOSYS);
+        }
+        let is_immutable = self.vfs.is_immutable(ino.0);
+        let (vfs, handles) = (self.vfs.clone(), self.handles.clone());
+        let (caller, tid) = (caller(request, 0), request.pid());
         // sync(1) of coreutils, busybox and uutils opens PATH so, and none of 32 other commands does.
         let gesture = libc::O_NONBLOCK | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_PATH;
         let is_sync = flags.0 & gesture == libc::O_NONBLOCK;
         let future = async move {
-            if is_sync && vfs.is_commit_gesture(ino.0, caller).await {
+            if is_sync && vfs.is_commit_gesture(ino.0, caller, || waiters::groups(tid)).await {
                 vfs.commit(ino.0).await?;
+            } else {
+                vfs.follow(ino.0, true).await;
             }
-            Ok((handle, FopenFlags::empty()))
+            // What never changes the kernel may keep, and list without us.
+            let kept = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+            let flags = if is_immutable { kept } else { FopenFlags::empty() };
+            let handle = handles.add(Handle::Directory(SharedWindow::default()));
+            Ok(OpenedHandle { ino: ino.0, handle, flags, is_counted: false })
         };
         self.answer(request, future, reply);
     }
@@ -647,7 +536,7 @@ impl Filesystem for Dispatch {
     }
 
     fn releasedir(&self, _request: &Request, _ino: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        self.handles.lock().expect("nothing panics while it holds the handles").remove(&handle.0);
+        self.handles.remove(handle);
         reply.ok();
     }
 
@@ -706,12 +595,12 @@ impl Filesystem for Dispatch {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        let (vfs, caller) = (self.vfs.clone(), caller(request, 0));
+        let (vfs, caller, tid) = (self.vfs.clone(), caller(request, 0), request.pid());
         match command {
             job::SUBMIT => {
                 let Some(verb) = job::decode::<job::Verb>(input) else { return reply.error(Errno::EINVAL) };
                 let future = async move {
-                    if caller.uid != 0 && !vfs.may_write(ino.0, caller).await {
+                    if caller.uid != 0 && !vfs.may_write(ino.0, caller, || waiters::groups(tid)).await {
                         return Err(VfsError::NotPermitted);
                     }
                     encoded(job::encode(&vfs.submit(ino.0, verb)?))
@@ -779,44 +668,50 @@ impl Dispatch {
         let name = name_or!(name, reply);
         let (vfs, caller) = (self.vfs.clone(), caller(request, umask));
         let permissions = (mode & 0o7777) as u16;
-        self.answer(request, async move { vfs.make(parent.0, &name, permissions, what, caller).await }, reply);
+        let touched = vec![(parent.0, name.clone())];
+        let future = async move {
+            let pass = vfs.enter(parent.0).await;
+            Ok(Given { value: vfs.make(parent.0, &name, permissions, what, caller).await?, pass })
+        };
+        self.answer_change(request, touched, future, reply);
     }
 }
 
-async fn open(vfs: &Vfs, ino: u64, for_writing: bool, truncate: bool) -> Result<(Handle, FopenFlags), VfsError> {
-    Ok(match vfs.open(ino, for_writing).await? {
-        Opened::Immutable => (Handle::Plain, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
+async fn open(
+    vfs: &Arc<Vfs>,
+    handles: &Handles,
+    ino: u64,
+    for_writing: bool,
+    truncate: bool,
+) -> Result<OpenedHandle, VfsError> {
+    let mut opened = OpenedHandle { ino, handle: IMMUTABLE, flags: FopenFlags::FOPEN_KEEP_CACHE, is_counted: false };
+    match vfs.open(ino, for_writing).await? {
+        Opened::Immutable => opened.flags |= FopenFlags::FOPEN_NOFLUSH,
         Opened::Staged => {
-            if truncate && for_writing {
-                vfs.setattr(ino, SetAttr { size: Some(0), ..SetAttr::default() }).await?;
-            }
+            opened.handle = if for_writing { WRITER } else { READER };
+            opened.is_counted = true;
             if for_writing {
                 vfs.count_writer(ino, true);
             }
-            (if for_writing { Handle::Writer } else { Handle::Plain }, FopenFlags::FOPEN_KEEP_CACHE)
+            if truncate && for_writing {
+                let cut = vfs.setattr(ino, SetAttr { size: Some(0), ..SetAttr::default() }).await;
+                if let Err(error) = cut {
+                    opened.abandon(vfs.clone(), handles);
+                    return Err(error);
+                }
+            }
         }
-        Opened::Text(text) => (Handle::Text(text), FopenFlags::FOPEN_DIRECT_IO),
-        Opened::Control => (Handle::Text(Bytes::new()), FopenFlags::FOPEN_DIRECT_IO),
-    })
+        Opened::Text(text) => {
+            (opened.handle, opened.flags) = (handles.add(Handle::Text(text)), FopenFlags::FOPEN_DIRECT_IO);
+        }
+        Opened::Control => {
+            (opened.handle, opened.flags) = (handles.add(Handle::Text(Bytes::new())), FopenFlags::FOPEN_DIRECT_IO);
+        }
+    }
+    Ok(opened)
 }
 
 fn encoded(buffer: Option<[u8; job::BUFFER_BYTES]>) -> Result<Vec<u8>, VfsError> {
     let buffer = buffer.ok_or_else(|| VfsError::Failed("an answer of over 4 KiB".to_owned()))?;
     Ok(buffer.to_vec())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_before_1970_survives_fusers_decoding() {
-        // fuser 0.18 makes EPOCH − (5 s + 300 ns) of seconds −5 and nanoseconds 300.
-        let decoded = UNIX_EPOCH - Duration::new(5, 300);
-        let time = timestamp(decoded);
-        assert_eq!(time, Timestamp { secs: -5, nanos: 300 });
-        assert_eq!(system_time(time), UNIX_EPOCH - Duration::from_secs(5) + Duration::from_nanos(300));
-        let later = Timestamp { secs: 7, nanos: 9 };
-        assert_eq!(timestamp(system_time(later)), later);
-    }
 }

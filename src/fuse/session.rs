@@ -3,21 +3,30 @@
 //! Root mounts by its own mount(2) and serves the descriptor (ADR 3); an ordinary user goes through fusermount3.
 
 use std::ffi::OsStr;
-use std::fs;
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fuser::{Config, MountOption, SessionACL};
+use fuser::{Config, INodeNo, MountOption, SessionACL};
 
 use super::dispatch::Dispatch;
+use super::waiters;
 use crate::local::sys;
+use crate::model::name::FileName;
 use crate::vfs::Vfs;
+use crate::vfs::follow::Kernel;
+use crate::vfs::node::Ino;
 
 /// KiB that the kernel reads ahead: more amplifies random touches of mapped files.
 const READ_AHEAD_KIB: u32 = 1024;
+
+/// `FUSE_NOTIFY_PRUNE` of linux/fuse.h.
+const NOTIFY_PRUNE: i32 = 9;
+/// Inodes named in one such message.
+const PRUNE_INODES_MAX: usize = 4_096;
 
 /// How and where to mount.
 #[derive(Debug, Clone)]
@@ -66,19 +75,58 @@ pub fn mount(vfs: Arc<Vfs>, config: &MountConfig, runtime: tokio::runtime::Handl
     vfs.set_flush_mapped(Arc::new(move |open| {
         for ino in open {
             // A file that is no longer known to the kernel has no mapped pages.
-            let _ = notifier.inval_inode(fuser::INodeNo(ino), 0, 0);
+            let _ = notifier.inval_inode(INodeNo(ino), 0, 0);
         }
     }));
-    let notifier = session.notifier();
-    vfs.set_forget_names(Arc::new(move |directory, names| {
-        for name in names {
-            // What the kernel does not know it need not forget.
-            let _ = notifier.inval_entry(fuser::INodeNo(directory), OsStr::from_bytes(name.as_bytes()));
-        }
-        let _ = notifier.inval_inode(fuser::INodeNo(directory), 0, 0);
+    let device = session.as_fd().try_clone_to_owned()?;
+    vfs.set_kernel(Arc::new(KernelCache {
+        notifier: session.notifier(),
+        device: device.into(),
+        dir: config.dir.clone(),
     }));
     raise_read_ahead(&config.dir);
     Ok(Session { session })
+}
+
+/// The kernel's cache of names and inodes of this mount.
+struct KernelCache {
+    notifier: fuser::Notifier,
+    /// The session's descriptor, for the words that fuser does not have.
+    device: File,
+    dir: PathBuf,
+}
+
+impl Kernel for KernelCache {
+    fn forget_names(&self, directory: Ino, names: &[FileName]) {
+        for name in names {
+            // What the kernel does not know it need not forget.
+            let _ = self.notifier.inval_entry(INodeNo(directory), OsStr::from_bytes(name.as_bytes()));
+        }
+        let _ = self.notifier.inval_inode(INodeNo(directory), 0, 0);
+    }
+
+    fn forget_unused(&self, inos: &[Ino]) -> bool {
+        // An older kernel refuses the first message.
+        inos.chunks(PRUNE_INODES_MAX).all(|inos| (&self.device).write_all(&prune_message(inos)).is_ok())
+    }
+
+    fn is_anyones_place(&self, path: &Path) -> bool {
+        waiters::is_anyones_place_below(&self.dir.join(path))
+    }
+}
+
+/// FUSE_NOTIFY_PRUNE (Linux 6.18), which fuser 0.18 does not have: `fuse_out_header` with the code in place of an errno,
+/// `fuse_notify_prune_out`, and the inodes.
+fn prune_message(inos: &[Ino]) -> Vec<u8> {
+    const HEADER_BYTES: usize = 16 + 16;
+    let mut message = Vec::with_capacity(HEADER_BYTES + 8 * inos.len());
+    message.extend_from_slice(&((HEADER_BYTES + 8 * inos.len()) as u32).to_ne_bytes());
+    message.extend_from_slice(&NOTIFY_PRUNE.to_ne_bytes());
+    message.extend_from_slice(&0u64.to_ne_bytes());
+    message.extend_from_slice(&(inos.len() as u32).to_ne_bytes());
+    message.extend_from_slice(&[0; 12]);
+    inos.iter().for_each(|ino| message.extend_from_slice(&ino.to_ne_bytes()));
+    message
 }
 
 impl Session {

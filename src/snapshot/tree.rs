@@ -284,22 +284,34 @@ impl Snapshot {
         after: Option<&FileName>,
         max: usize,
     ) -> Result<Vec<(FileName, RowId, Entry)>, SnapshotError> {
-        let mut merged = Vec::new();
-        for table in [Table::Directories, Table::Files] {
-            merged.extend(self.list_table(table, dir, after, max).await?);
-        }
+        let listed = self.list_with(dir, after, max, |id, entry| (id, entry.clone())).await?;
+        Ok(listed.into_iter().map(|(name, (id, entry))| (name, id, entry)).collect())
+    }
+
+    /// The same, of each entry only what `show` makes of it: a large directory is listed without copying its rows.
+    pub async fn list_with<T>(
+        &self,
+        dir: &TreePath,
+        after: Option<&FileName>,
+        max: usize,
+        show: impl Fn(RowId, &Entry) -> T,
+    ) -> Result<Vec<(FileName, T)>, SnapshotError> {
+        let mut merged = self.list_table(Table::Directories, dir, after, max, &show).await?;
+        merged.extend(self.list_table(Table::Files, dir, after, max, &show).await?);
+        // Two sorted lists, one behind the other: linear.
         merged.sort_by(|a, b| a.0.cmp(&b.0));
         merged.truncate(max);
         Ok(merged)
     }
 
-    async fn list_table(
+    async fn list_table<T>(
         &self,
         table: Table,
         dir: &TreePath,
         after: Option<&FileName>,
         max: usize,
-    ) -> Result<Vec<(FileName, RowId, Entry)>, SnapshotError> {
+        show: &impl Fn(RowId, &Entry) -> T,
+    ) -> Result<Vec<(FileName, T)>, SnapshotError> {
         let prefix = RowKey::children(dir);
         let mut from = prefix.clone();
         if let Some(after) = after {
@@ -314,10 +326,16 @@ impl Snapshot {
                     return Ok(listed);
                 }
                 // Under the root, link rows share the prefix: they have no name in any directory.
-                let Some((_, name)) = row.key.parts() else { continue };
+                let Some(name) = row.key.name_behind(&prefix) else { continue };
                 let id = RowId { table, ordinal: (start + at as u64) as u32 };
-                if let Some((id, entry)) = self.resolved(id, row.clone()).await? {
-                    listed.push((name, id, entry));
+                match &row.value {
+                    RowValue::Entry(entry) => listed.push((name, show(id, entry))),
+                    RowValue::Tombstone => {}
+                    RowValue::Link(_) => {
+                        if let Some((id, entry)) = self.resolved(id, row.clone()).await? {
+                            listed.push((name, show(id, &entry)));
+                        }
+                    }
                 }
             }
             let next = start + rows.len() as u64;

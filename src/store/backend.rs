@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,6 +119,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 pub struct Place {
     store: Arc<dyn ObjectStore>,
     pages: Option<Arc<AmazonS3>>,
+    /// A directory, of which parts of objects are read without a detour.
+    directory: Option<Arc<LocalFileSystem>>,
     prefix: String,
     wire: Arc<Wire>,
     /// The place's URL, for messages.
@@ -172,13 +177,14 @@ impl Place {
     }
 
     fn with(url: &str, store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, pages: None, prefix: String::new(), wire: Arc::default(), url: url.to_owned() }
+        let (pages, directory, prefix) = (None, None, String::new());
+        Self { store, pages, directory, prefix, wire: Arc::default(), url: url.to_owned() }
     }
 
     /// The same objects behind faults: for tests.
     pub fn with_faults(&self, faults: &Arc<Faults>) -> Self {
         let store = Arc::new(FaultStore::new(self.store.clone(), faults.clone()));
-        Self { store, pages: None, ..self.clone() }
+        Self { store, pages: None, directory: None, ..self.clone() }
     }
 
     /// The place that `url` names: `file:///abs/path` or `s3://bucket/prefix`. Of `options` those of its kind are used.
@@ -213,7 +219,8 @@ impl Place {
         let store =
             LocalFileSystem::new_with_prefix(&dir).map_err(|why| unsupported(format!("{url}: {}", chain(&why))))?;
         // Without this a file is in the page cache only when its creation is acknowledged.
-        Ok(Self::with(url, Arc::new(store.with_fsync(true))))
+        let store = Arc::new(store.with_fsync(true));
+        Ok(Self { directory: Some(store.clone()), ..Self::with(url, store) })
     }
 
     /// The store's own time, where its answers say it.
@@ -238,6 +245,10 @@ impl Place {
 
     /// The object, or a part of it.
     pub async fn get(&self, path: &str, range: Option<Range<u64>>) -> Result<Bytes, Failure> {
+        if let (Some(range), Some(directory)) = (&range, &self.directory) {
+            let file = directory.path_to_filesystem(&self.path(path))?;
+            return read_part(file, range.clone()).await;
+        }
         let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
         Ok(self.store.get_opts(&self.path(path), options).await?.bytes().await?)
     }
@@ -283,6 +294,37 @@ impl Place {
     }
 }
 
+/// The bytes `range` of a file, as far as it has them. object_store opens, looks and reads in two steps, and clears the
+/// memory first: for records of 1 MiB that is a third of the time.
+async fn read_part(file: PathBuf, range: Range<u64>) -> Result<Bytes, Failure> {
+    let read = move || {
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        let found = File::open(file)?;
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match found.read_at(&mut bytes[filled..], range.start + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+                Err(why) => return Err(why),
+            }
+        }
+        if filled == 0 && !bytes.is_empty() {
+            // As a store answers over HTTP: this range cannot be satisfied.
+            let why = format!("it ends before byte {}", range.start);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        bytes.truncate(filled);
+        Ok(Bytes::from(bytes))
+    };
+    let read = tokio::task::spawn_blocking(read).await.map_err(|why| Failure::Transient(why.to_string()))?;
+    read.map_err(|why: io::Error| match why.kind() {
+        io::ErrorKind::NotFound => Failure::NotFound,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput => Failure::Denied(why.to_string()),
+        _ => Failure::Transient(why.to_string()),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,6 +344,20 @@ mod tests {
         assert!(refusal("ftp://host").contains("unknown kind of store ftp://"));
         assert!(refusal("/srv/x").contains("not a store's URL"));
         assert!(refusal("file://relative").contains("must be absolute"));
+    }
+
+    #[tokio::test]
+    async fn a_part_of_an_object_in_a_directory_is_what_object_store_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::open(&format!("file://{}", dir.path().display()), &BTreeMap::new(), &[]).unwrap();
+        let bytes: Vec<u8> = (0..=255).collect();
+        place.create("a/b%c d", bytes.clone().into()).await.unwrap();
+        let whole = place.get("a/b%c d", None).await.unwrap();
+        assert_eq!(whole, bytes);
+        assert_eq!(place.get("a/b%c d", Some(10..20)).await.unwrap(), bytes[10..20]);
+        assert_eq!(place.get("a/b%c d", Some(250..300)).await.unwrap(), bytes[250..], "as far as it goes");
+        assert!(matches!(place.get("a/b%c d", Some(300..301)).await, Err(Failure::Denied(_))));
+        assert!(matches!(place.get("a/x", Some(0..1)).await, Err(Failure::NotFound)));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::model::clock::Timestamp;
 use crate::model::entry::{Attributes, FileKind};
 use crate::model::id::RepoId;
 use crate::model::job::{Committed, Job, Progress, Verb};
-use crate::model::name::{FileName, LabelName};
+use crate::model::name::LabelName;
 use crate::staging::commit::{CommitReport, CommitRequest, Committer};
 use crate::staging::inode::ROOT;
 use crate::staging::tree::{Caller, NodeAttr};
@@ -44,7 +44,6 @@ pub struct Control {
     /// Histories as far as they were read. One that is being read is locked: whoever wants it too waits for that.
     histories: Shared<HashMap<RepoId, Arc<tokio::sync::Mutex<History>>>>,
     flush: std::sync::OnceLock<super::namespace::FlushMapped>,
-    forget: std::sync::OnceLock<super::namespace::ForgetNames>,
 }
 
 impl Vfs {
@@ -197,7 +196,7 @@ impl Vfs {
     }
 
     /// Whether opening this directory so (`sync PATH`) is the gesture of a commit by a caller who may make one.
-    pub async fn is_commit_gesture(&self, ino: Ino, caller: Caller) -> bool {
+    pub async fn is_commit_gesture(&self, ino: Ino, caller: Caller, groups: impl FnOnce() -> Vec<u32>) -> bool {
         let Ok(Node::Staged { slot, ino: ROOT }) = self.node(ino) else { return false };
         let settings = self.settings();
         if !settings.sync_commits || settings.read_only {
@@ -208,19 +207,15 @@ impl Vfs {
         if !committer.tree().is_dirty() && committer.parent().is_none() {
             return false;
         }
-        self.may_write(ino, caller).await
+        self.may_write(ino, caller, groups).await
     }
 
-    /// Whether the caller may write into the root of the staging tree that `ino` lies in.
-    pub async fn may_write(&self, ino: Ino, caller: Caller) -> bool {
+    /// Whether the caller may write into the root of the staging tree that `ino` lies in. `groups`, asked only when it
+    /// matters, are the groups that the caller is in besides its own.
+    pub async fn may_write(&self, ino: Ino, caller: Caller, groups: impl FnOnce() -> Vec<u32>) -> bool {
         let Ok(Node::Staged { slot, .. }) = self.node(ino) else { return false };
         let Ok(found) = self.getattr(Node::staged_ino(slot, ROOT)).await else { return false };
-        let owner = found.attr.attributes;
-        let bits = owner.permissions;
-        caller.uid == 0
-            || (caller.uid == owner.uid && bits & 0o200 != 0)
-            || (caller.gid == owner.gid && bits & 0o020 != 0)
-            || bits & 0o002 != 0
+        writes(found.attr.attributes, caller, groups)
     }
 
     /// Commits the staging tree that `ino` lies in, with the mount's message and labels.
@@ -273,20 +268,6 @@ impl Vfs {
     pub fn set_flush_mapped(&self, flush: super::namespace::FlushMapped) {
         // A second session over one Vfs does not exist; the first one's answer stays.
         let _ = self.control.flush.set(flush);
-    }
-
-    /// Says how the kernel is told to forget names.
-    pub fn set_forget_names(&self, forget: super::namespace::ForgetNames) {
-        // As above.
-        let _ = self.control.forget.set(forget);
-    }
-
-    /// On a thread of its own: the kernel may hold a directory's lock for a request that we have not answered yet.
-    pub(super) async fn forget_names(&self, directory: Ino, names: Vec<FileName>) {
-        if let Some(forget) = self.control.forget.get().cloned() {
-            // A panic there is logged there; the names then live on until they are asked for.
-            let _ = tokio::task::spawn_blocking(move || forget(directory, names)).await;
-        }
     }
 
     async fn flush_mapped(&self) {
@@ -428,6 +409,39 @@ impl Vfs {
     }
 }
 
+/// Whether the permission bits let the caller write: those of the first class that it belongs to (inode(7)).
+fn writes(owner: Attributes, caller: Caller, groups: impl FnOnce() -> Vec<u32>) -> bool {
+    let bits = owner.permissions;
+    match caller {
+        Caller { uid: 0, .. } => true,
+        Caller { uid, .. } if uid == owner.uid => bits & 0o200 != 0,
+        // Nobody's groups matter where group and others may do the same.
+        _ if (bits & 0o020 != 0) == (bits & 0o002 != 0) => bits & 0o002 != 0,
+        Caller { gid, .. } if gid == owner.gid || groups().contains(&owner.gid) => bits & 0o020 != 0,
+        _ => bits & 0o002 != 0,
+    }
+}
+
 fn failed(kind: &str, message: String, commits: Vec<Committed>) -> Progress {
     Progress::Failed { kind: kind.to_owned(), message, commits }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_class_that_a_caller_belongs_to_decides() {
+        let root = |permissions| Attributes { permissions, uid: 10, gid: 20, mtime: Timestamp { secs: 0, nanos: 0 } };
+        let caller = |uid, gid| Caller { uid, gid, umask: 0 };
+        let none = Vec::new;
+        assert!(writes(root(0o000), caller(0, 0), none));
+        assert!(writes(root(0o755), caller(10, 1), none));
+        assert!(!writes(root(0o577), caller(10, 20), none), "the owner's own bits, whatever others may");
+        assert!(writes(root(0o775), caller(11, 20), none));
+        assert!(writes(root(0o775), caller(11, 21), || vec![5, 20]), "a supplementary group");
+        assert!(!writes(root(0o775), caller(11, 21), || vec![5]));
+        assert!(!writes(root(0o757), caller(11, 21), || vec![20]), "a group that may not");
+        assert!(writes(root(0o777), caller(11, 21), || unreachable!("not asked")));
+    }
 }

@@ -5,10 +5,11 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::error::VfsError;
+use super::follow::Kernel;
 use super::node::{Ino, NameNode, Node, ROOT_INO, RepoKey, ViewKey};
 use super::{Found, Listed, Shared, Trees, Ttl, Views, control, namespace_directory};
 use crate::content::reader::ContentReader;
@@ -111,18 +112,11 @@ struct Names {
     numbers: HashMap<NameNode, Ino>,
 }
 
-/// Names of a tree's root that the kernel is told to forget; further ones it asks for again after their time.
-const NAMES_MAX: usize = 1 << 20;
-/// How long a walk to a staging tree may wait for news of `latest`.
-const FOLLOW_LIMIT: Duration = Duration::from_secs(2);
 /// The first number of the table; 1 is the root's.
 const FIRST_NAME: Ino = 2;
 
 /// Called before an instant is sealed, with the files that are open for writing: stores through mmap are to be written.
 pub type FlushMapped = Arc<dyn Fn(Vec<Ino>) + Send + Sync>;
-
-/// Called when a tree has another base: the kernel shall forget these names in that directory.
-pub type ForgetNames = Arc<dyn Fn(Ino, Vec<FileName>) + Send + Sync>;
 
 /// The file system of one mount. See the module above.
 pub struct Vfs {
@@ -139,6 +133,9 @@ pub struct Vfs {
     catalog: Shared<Option<(Timestamp, CatalogRecord)>>,
     refs: Shared<HashMap<RepoId, (Timestamp, RefsRecord)>>,
     pub(super) control: control::Control,
+    pub(super) kernel: std::sync::OnceLock<Arc<dyn Kernel>>,
+    /// For what goes on when the request that began it is answered.
+    pub(super) me: Weak<Self>,
 }
 
 impl Vfs {
@@ -151,7 +148,7 @@ impl Vfs {
         source: Source,
     ) -> Result<Arc<Self>, VfsError> {
         let mounted = store.clock.now();
-        let vfs = Arc::new(Self {
+        let vfs = Arc::new_cyclic(|me| Self {
             store,
             reader,
             ranges,
@@ -165,6 +162,8 @@ impl Vfs {
             catalog: Shared::default(),
             refs: Shared::default(),
             control: control::Control::default(),
+            kernel: std::sync::OnceLock::new(),
+            me: me.clone(),
         });
         let root = vfs.resolve(source).await?;
         vfs.root.set(root).expect("set once, just after it was made");
@@ -259,7 +258,7 @@ impl Vfs {
 
     // ---- catalog, refs, trees -------------------------------------------------------------------------------------
 
-    fn is_fresh(&self, read: Timestamp) -> bool {
+    pub(super) fn is_fresh(&self, read: Timestamp) -> bool {
         let age = self.store.clock.now().millis().saturating_sub(read.millis());
         u128::from(age) < self.settings.refresh.as_millis()
     }
@@ -286,12 +285,16 @@ impl Vfs {
         entry.map(|entry| RepoKey { name: name.clone(), id: entry.id }).ok_or(VfsError::NotFound)
     }
 
+    /// The refs of a repo as they are remembered, if that is not longer ago than `refresh`.
+    pub(super) fn fresh_refs(&self, repo: RepoId) -> Option<RefsRecord> {
+        let refs = self.refs.lock().expect("nothing panics while it holds the refs");
+        refs.get(&repo).filter(|(read, _)| self.is_fresh(*read)).map(|(_, record)| record.clone())
+    }
+
     /// The refs of a repo, at most `refresh` old.
     pub(super) async fn refs(&self, repo: RepoId) -> Result<RefsRecord, VfsError> {
-        if let Some((read, record)) = self.refs.lock().expect("nothing panics while it holds the refs").get(&repo)
-            && self.is_fresh(*read)
-        {
-            return Ok(record.clone());
+        if let Some(record) = self.fresh_refs(repo) {
+            return Ok(record);
         }
         let record = refs::load(&self.store, repo).await?.map(|link| link.record).unwrap_or_default();
         let now = self.store.clock.now();
@@ -354,45 +357,6 @@ impl Vfs {
         Ok(committer)
     }
 
-    /// Lets a clean tree follow `latest`. A store that does not answer keeps nobody from the tree for long.
-    async fn follow_latest(&self, slot: usize, repo: &RepoKey) {
-        match tokio::time::timeout(FOLLOW_LIMIT, self.try_follow(slot, repo)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "staging stays on its base"),
-            Err(_) => tracing::warn!("staging stays on its base: the store does not answer"),
-        }
-    }
-
-    async fn try_follow(&self, slot: usize, repo: &RepoKey) -> Result<(), VfsError> {
-        let committer = self.committer(slot)?.1;
-        let parent = committer.parent().map(|parent| parent.descriptor().bundle);
-        let is_followed = |latest: Option<BundleId>| latest.is_none() || latest == parent;
-        if self.settings.base != BaseChoice::Latest
-            || committer.tree().is_dirty()
-            || is_followed(self.refs(repo.id).await?.latest)
-        {
-            return Ok(());
-        }
-        // What was known may be older than our own last commit.
-        self.forget_refs(repo.id);
-        let Some(latest) = self.refs(repo.id).await?.latest.filter(|latest| Some(*latest) != parent) else {
-            return Ok(());
-        };
-        let mut names = self.root_names(&committer).await?;
-        let snapshot = self.open_snapshot(repo.id, latest).await?;
-        if committer.follow(parent, snapshot).await? {
-            names.extend(self.root_names(&committer).await?);
-            self.forget_names(self.to_kernel(Node::staged_ino(slot, ROOT)), names).await;
-        }
-        Ok(())
-    }
-
-    /// The names in a tree's root.
-    async fn root_names(&self, committer: &Committer) -> Result<Vec<FileName>, VfsError> {
-        let listed = committer.tree().list(ROOT, None, NAMES_MAX).await?;
-        Ok(listed.into_iter().map(|(name, ..)| name).collect())
-    }
-
     /// The view that a label leads to now.
     async fn label(&self, repo: &RepoKey, name: &[u8]) -> Result<Option<ViewKey>, VfsError> {
         let Ok(text) = std::str::from_utf8(name) else { return Ok(None) };
@@ -446,7 +410,7 @@ impl Vfs {
     async fn staging(&self, repo: &RepoKey) -> Result<Found, VfsError> {
         match self.tree_slot(repo).await {
             Ok(slot) => {
-                self.follow_latest(slot, repo).await;
+                self.follow_slot(slot, true).await;
                 let found = self.getattr(Node::staged_ino(slot, ROOT)).await?;
                 // The kernel asks again after a second, which is when a clean tree follows.
                 Ok(Found { ttl: Ttl::Short, ..found })

@@ -41,7 +41,7 @@ pub(super) fn open(
     let store = Arc::new(builder.build().map_err(|why| unsupported(format!("{url}: {}", chain(&why))))?);
     let prefix = prefix.trim_matches('/');
     let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-    Ok(Place { store: store.clone(), pages: Some(store), prefix, wire, url: url.to_owned() })
+    Ok(Place { store: store.clone(), pages: Some(store), directory: None, prefix, wire, url: url.to_owned() })
 }
 
 fn client_options(url: &str, options: &BTreeMap<String, String>) -> Result<ClientOptions, StoreError> {
