@@ -229,7 +229,7 @@ impl Store {
 
     async fn create(&self, key: &ObjectKey, bytes: &Bytes, compare: Compare) -> Result<Put, StoreError> {
         let place = self.place(key.role);
-        let limit = retry::attempt_limit(bytes.len() as u64);
+        let limit = retry::attempt_limit(bytes.len() as u64, self.timeout);
         let deadline = Instant::now() + limit.max(self.timeout);
         let mut attempt = 0;
         loop {
@@ -323,7 +323,7 @@ impl Store {
         loop {
             counter.fetch_add(1, Ordering::Relaxed);
             // One request that hangs is not the store: it is given up long before the deadline, and asked again.
-            let limit = (Instant::now() + retry::attempt_limit(0)).min(deadline);
+            let limit = (Instant::now() + retry::attempt_limit(0, self.timeout)).min(deadline);
             let why = match tokio::time::timeout_at(limit, attempt()).await {
                 Ok(Ok(value)) => {
                     self.budget.earn();

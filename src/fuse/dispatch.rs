@@ -600,7 +600,7 @@ impl Filesystem for Dispatch {
             job::SUBMIT => {
                 let Some(verb) = job::decode::<job::Verb>(input) else { return reply.error(Errno::EINVAL) };
                 let future = async move {
-                    if caller.uid != 0 && !vfs.may_write(ino.0, caller, || waiters::groups(tid)).await {
+                    if !vfs.may_submit(ino.0, &verb, caller, || waiters::groups(tid)).await {
                         return Err(VfsError::NotPermitted);
                     }
                     encoded(job::encode(&vfs.submit(ino.0, verb)?))

@@ -129,7 +129,7 @@ impl Window {
             *self = Self { start: self.start + given as u64, before, entries: Vec::new(), last: false, epoch };
         }
         while offset >= self.start + self.entries.len() as u64 && !self.last {
-            let before = self.entries.last().map(|entry| entry.name.clone()).or(self.before.take());
+            let before = self.entries.last().map(|entry| entry.name.clone()).or_else(|| self.before.clone());
             let next = vfs.list(ino, before.as_ref(), LIST_STEP).await?;
             *self = Self {
                 start: self.start + self.entries.len() as u64,

@@ -416,3 +416,33 @@ async fn a_directory_of_the_base_is_emptied_and_removed_however_many_names_it_ha
     let bundle = there.commit().await.bundle;
     assert_eq!(world.entry(bundle, "many").await, None);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_gives_space_back_and_what_lives_in_it_moves() {
+    let world = World::new().await;
+    let host = world.host("one").await;
+    let log = world.state.path().join("one/log");
+    let mut files = Vec::new();
+    // More than one segment of 64 MiB, so that the first is no longer being filled.
+    for n in 0..1_200 {
+        let file = format!("{n}");
+        files.push((host.put(ROOT, &file, &noise(n, 60_000)).await, n));
+    }
+    let segments = || std::fs::read_dir(&log).unwrap().count();
+    assert_eq!(segments(), 2);
+    for (_, n) in files.iter().filter(|(_, n)| n % 4 != 0) {
+        host.tree.unlink(ROOT, &name(&n.to_string())).await.unwrap();
+    }
+    assert!(host.tree.tidy_log().await.unwrap());
+    assert!(!host.tree.tidy_log().await.unwrap(), "nothing is left to do");
+    assert_eq!(segments(), 1);
+    let living = || files.iter().filter(|(_, n)| n % 4 == 0);
+    for (ino, n) in living() {
+        assert!(host.read(*ino, 0..60_000).await == noise(*n, 60_000));
+    }
+    drop(host);
+    let again = world.host("one").await;
+    for (ino, n) in living() {
+        assert!(again.read(*ino, 0..60_000).await == noise(*n, 60_000), "also in the next life");
+    }
+}

@@ -47,6 +47,8 @@ const UPLOADS: usize = 4;
 const FOOTERS: usize = 8;
 /// How long a closed file is left alone: many live no longer than this.
 const SETTLE: Duration = Duration::from_secs(1);
+/// How long nothing has to come before the background does the housekeeping.
+const IDLE: Duration = Duration::from_secs(10);
 /// Pauses of the background after a failure, doubled from the first to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -326,13 +328,18 @@ impl Committer {
     }
 }
 
-/// Uploads what comes into the queue, as long as the committer lives.
+/// Uploads what comes into the queue, as long as the committer lives; when nothing comes, the log is tidied.
 async fn background(committer: Weak<Committer>, queue: Arc<Queue>) {
     let mut pause = PAUSES.0;
     loop {
-        let waited = tokio::time::timeout(PAUSES.1, queue.next()).await;
+        let waited = tokio::time::timeout(IDLE, queue.next()).await;
         let Some(committer) = committer.upgrade() else { return };
-        let Ok(ino) = waited else { continue };
+        let Ok(ino) = waited else {
+            if let Err(error) = committer.tree().tidy_log().await {
+                tracing::warn!(%error, "the log of small files could not be tidied: later again");
+            }
+            continue;
+        };
         match committer.upload_live(ino).await {
             Ok(()) => pause = PAUSES.0,
             Err(error) => {

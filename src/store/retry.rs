@@ -22,9 +22,10 @@ const ATTEMPT: Duration = Duration::from_secs(30);
 /// The slowest link that we wait for, in bytes a second.
 const SLOWEST_BYTES: u64 = 64 << 10;
 
-/// How long one attempt may take that carries so many bytes; after that its outcome is unknown.
-pub fn attempt_limit(bytes: u64) -> Duration {
-    ATTEMPT + Duration::from_secs(bytes / SLOWEST_BYTES)
+/// How long one attempt may take that carries so many bytes; after that its outcome is unknown. No longer than
+/// `timeout` without its bytes: who is asked to wait no longer does not.
+pub fn attempt_limit(bytes: u64, timeout: Duration) -> Duration {
+    ATTEMPT.min(timeout) + Duration::from_secs(bytes / SLOWEST_BYTES)
 }
 
 /// The pause before the repetition `attempt` (the first is 1).
@@ -97,7 +98,9 @@ mod tests {
 
     #[test]
     fn a_pack_of_64_mib_may_take_seventeen_minutes() {
-        assert_eq!(attempt_limit(0), Duration::from_secs(30));
-        assert_eq!(attempt_limit(64 << 20), Duration::from_secs(30 + 1024));
+        let minute = Duration::from_secs(60);
+        assert_eq!(attempt_limit(0, minute), Duration::from_secs(30));
+        assert_eq!(attempt_limit(64 << 20, minute), Duration::from_secs(30 + 1024));
+        assert_eq!(attempt_limit(0, Duration::from_secs(3)), Duration::from_secs(3));
     }
 }

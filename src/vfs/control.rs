@@ -26,6 +26,10 @@ pub const DIRECTORY: &[u8] = b".datamon";
 /// How long a freeze lasts when nobody waits on a job any more.
 const LEASE: Duration = Duration::from_secs(10);
 
+/// How often, and how many times, a freeze looks whether the last writer has closed its file.
+const RELEASE_POLL: Duration = Duration::from_millis(25);
+const RELEASE_POLLS: usize = 40;
+
 /// The texts there: at the top of a context mount there is nothing to command.
 pub(super) fn names(in_repo: bool) -> &'static [&'static str] {
     if in_repo { &["ctl", "history", "status"] } else { &["status"] }
@@ -282,6 +286,13 @@ impl Vfs {
 
     // ---- jobs ----------------------------------------------------------------------------------------------------------
 
+    /// Whether the caller may ask for this: root and who mounted it for everything, others for commits of a tree that
+    /// they may write into.
+    pub async fn may_submit(&self, ino: Ino, verb: &Verb, caller: Caller, groups: impl FnOnce() -> Vec<u32>) -> bool {
+        let is_owner = caller.uid == 0 || caller.uid == self.settings().owner.0;
+        is_owner || (matches!(verb, Verb::Commit { all: false, .. }) && self.may_write(ino, caller, groups).await)
+    }
+
     /// Starts what a program asks for, on the staging tree that `ino` lies in.
     pub fn submit(self: &Arc<Self>, ino: Ino, verb: Verb) -> Result<Job, VfsError> {
         let job = self.control.next_job.fetch_add(1, Ordering::Relaxed);
@@ -306,11 +317,27 @@ impl Vfs {
 
     async fn run(self: &Arc<Self>, verb: Verb, slots: Vec<usize>) -> Progress {
         match verb {
-            Verb::Freeze => self.freeze(true),
+            Verb::Freeze => {
+                if !self.writers_have_left().await {
+                    return failed("busy", "a file is open for writing (close it: fuser -vm shows it)".into(), vec![]);
+                }
+                self.freeze(true);
+            }
             Verb::Thaw => self.freeze(false),
             Verb::Commit { message, labels, all } => return self.run_commit(message, &labels, all, slots).await,
         }
         Progress::Done { commits: Vec::new() }
+    }
+
+    /// Whether no handle may write any more; the kernel tells of a close a moment after it.
+    async fn writers_have_left(&self) -> bool {
+        for _ in 0..RELEASE_POLLS {
+            if self.control.writers.lock().expect("nothing panics while it holds the writers").is_empty() {
+                return true;
+            }
+            tokio::time::sleep(RELEASE_POLL).await;
+        }
+        false
     }
 
     async fn run_commit(&self, message: Option<String>, labels: &[String], all: bool, slots: Vec<usize>) -> Progress {

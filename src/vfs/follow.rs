@@ -93,7 +93,7 @@ impl Vfs {
             return false;
         }
         let parent = open.committer.parent().map(|parent| parent.descriptor().bundle);
-        self.fresh_refs(open.repo.id).is_none_or(|refs| refs.latest.is_some() && refs.latest != parent)
+        self.fresh_latest(open.repo.id).is_none_or(|latest| latest.is_some() && latest != parent)
     }
 
     async fn try_follow(&self, slot: usize) -> Result<(), VfsError> {

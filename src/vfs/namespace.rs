@@ -285,16 +285,18 @@ impl Vfs {
         entry.map(|entry| RepoKey { name: name.clone(), id: entry.id }).ok_or(VfsError::NotFound)
     }
 
-    /// The refs of a repo as they are remembered, if that is not longer ago than `refresh`.
-    pub(super) fn fresh_refs(&self, repo: RepoId) -> Option<RefsRecord> {
+    /// What `latest` is by the refs that are remembered, if that is not longer ago than `refresh`.
+    pub(super) fn fresh_latest(&self, repo: RepoId) -> Option<Option<BundleId>> {
         let refs = self.refs.lock().expect("nothing panics while it holds the refs");
-        refs.get(&repo).filter(|(read, _)| self.is_fresh(*read)).map(|(_, record)| record.clone())
+        refs.get(&repo).filter(|(read, _)| self.is_fresh(*read)).map(|(_, record)| record.latest)
     }
 
     /// The refs of a repo, at most `refresh` old.
     pub(super) async fn refs(&self, repo: RepoId) -> Result<RefsRecord, VfsError> {
-        if let Some(record) = self.fresh_refs(repo) {
-            return Ok(record);
+        if let Some((read, record)) = self.refs.lock().expect("nothing panics while it holds the refs").get(&repo)
+            && self.is_fresh(*read)
+        {
+            return Ok(record.clone());
         }
         let record = refs::load(&self.store, repo).await?.map(|link| link.record).unwrap_or_default();
         let now = self.store.clock.now();

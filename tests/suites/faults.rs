@@ -444,7 +444,6 @@ fn an_ordinary_user_mounts_commits_and_unmounts() {
 }
 
 #[test]
-#[ignore = "the daemon answers FREEZE at the root of a context's mount with EPERM to the user who mounted it"]
 fn an_ordinary_user_unmounts_a_context_and_a_version() {
     if !inside("faults::an_ordinary_user_unmounts_a_context_and_a_version") {
         return;
