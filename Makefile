@@ -30,9 +30,11 @@ quickstart: deps
 	@$(MAKE) --no-print-directory build
 	@scripts/quickstart.sh "$(TARGET)/debug/datamon"
 
-# The mount helper is built for the tests that let mount(8) call it.
-test: build
+# The tests that let mount(8) call the helper want it built. By itself: a build of all without the tests' crates would
+# compile the library a second time.
+test: deps
 	@tests/tools.sh
+	$(CARGO) build -q -p datamon-mount-helper
 	$(CARGO) test --workspace
 
 acceptance: build

@@ -481,7 +481,11 @@ fn lay_over(covered: &Path, dir: &Path) {
 /// Installs datamon and its helpers as `make install` does, in this namespace.
 fn install(dir: &Path) {
     let helper = target_dir().join("debug/datamon-mount-helper");
-    assert!(helper.exists(), "{}: missing (run cargo build --workspace, as `make test` does)", helper.display());
+    assert!(
+        helper.exists(),
+        "{}: missing (run cargo build -p datamon-mount-helper, as `make test` does)",
+        helper.display()
+    );
     let sbin = fs::canonicalize("/sbin").unwrap();
     lay_over(&sbin, dir);
     lay_over(Path::new("/usr/local/bin"), dir);

@@ -26,7 +26,7 @@ pub fn inside(test: &str) -> bool {
     if std::fs::metadata("/proc/self").unwrap().uid() != ROOT {
         // Past the capture of a test's output: a skip is never silent.
         let _ =
-            writeln!(std::io::stderr(), "SKIPPED {test}: mounts in a namespace of its own need root (sudo make test)");
+            writeln!(std::io::stderr(), "SKIPPED {test}: mounts in a namespace of its own need root (CONTRIBUTING.md)");
         return false;
     }
     let scratch = tempfile::Builder::new().prefix("datamon-test.").tempdir().unwrap();
