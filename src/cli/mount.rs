@@ -101,6 +101,7 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     if args.child {
         sys::new_session();
     }
+    sys::bound_heap();
     // Before any thread is started, so that all of them leave these signals to the one that waits.
     let terminated = sys::catch_termination();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

@@ -29,7 +29,7 @@ use crate::format::key::ObjectKey;
 use crate::format::pack::{PackKind, decode_meta, decode_record};
 use crate::model::chunk::{ChunkIndex, ChunkLayout, ChunkSize, indices};
 use crate::model::entry::{BlockList, BlockRef, Content, Extent, FileBody, Locator, RecordRef};
-use crate::model::id::{ChunkId, PackId};
+use crate::model::id::{BlockId, ChunkId, PackId};
 use crate::model::limits::EXTENT_BLOCK_CHUNKS;
 use crate::store::{Store, StoreError};
 
@@ -76,6 +76,17 @@ impl Cached {
     }
 }
 
+/// What a cached value answers: all that the reference to it says, so that a wrong reference meets no right value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Wanted {
+    /// A small-file block, of which the members prove themselves.
+    Block(PackId, u64),
+    /// The extents of a block, and the id that they were proved against.
+    Extents(BlockId, RecordRef),
+    /// A list of so many blocks.
+    Blocks(u32, RecordRef),
+}
+
 type Place = (PackKind, PackId, u64);
 
 /// See the module.
@@ -83,8 +94,8 @@ pub struct ContentReader {
     store: Arc<Store>,
     /// Records that are one chunk, verified, with the id that they were verified against.
     chunks: Cache<(PackId, u64), (ChunkId, Bytes)>,
-    /// Small-file blocks (`true`) and metadata.
-    cache: Cache<(bool, PackId, u64), Cached>,
+    /// Small-file blocks and metadata.
+    cache: Cache<Wanted, Cached>,
     streams: Mutex<Streams>,
 }
 
@@ -259,7 +270,7 @@ impl ContentReader {
             if let Some(bytes) = member(&block, id, &at) {
                 return Ok(bytes);
             }
-            self.cache.invalidate(&(true, at.pack, at.offset)).await;
+            self.cache.invalidate(&Wanted::Block(at.pack, at.offset)).await;
         }
         Err(self.corrupt(place, FormatError::Hash))
     }
@@ -295,7 +306,7 @@ impl ContentReader {
     /// The raw bytes of a small-file block.
     async fn block_bytes(&self, at: Locator) -> Result<Bytes, ContentError> {
         let place = (PackKind::Data, at.pack, at.offset);
-        let key = (true, at.pack, at.offset);
+        let key = Wanted::Block(at.pack, at.offset);
         if let Some(Cached::Block(found)) = self.cache.get(&key).await {
             return Ok(found);
         }
@@ -348,18 +359,22 @@ impl ContentReader {
 
     /// The extent blocks of a file of several chunks; none of any other.
     pub async fn blocks(&self, file: &FileBody) -> Result<Arc<[BlockRef]>, ContentError> {
-        let at = match &file.content {
+        let (count, at) = match &file.content {
             Content::Extents { blocks: BlockList::Here(blocks), .. } => return Ok(blocks.clone()),
-            Content::Extents { blocks: BlockList::Listed { at, .. }, .. } => *at,
+            Content::Extents { blocks: BlockList::Listed { count, at }, .. } => (*count, *at),
             _ => return Ok(Arc::new([])),
         };
         let fetch = async {
             let raw = self.meta(&at).await?;
             let blocks = decode_block_list(&raw);
             let blocks = blocks.map_err(|why| self.corrupt((PackKind::Meta, at.pack, at.offset), why))?;
+            if blocks.len() != count as usize {
+                let why = FormatError::Malformed { what: "number of extent blocks" };
+                return Err(self.corrupt((PackKind::Meta, at.pack, at.offset), why));
+            }
             Ok::<_, ContentError>(Cached::Blocks(blocks.into()))
         };
-        match self.cache.try_get_with((false, at.pack, at.offset), fetch).await {
+        match self.cache.try_get_with(Wanted::Blocks(count, at), fetch).await {
             Ok(Cached::Blocks(blocks)) => Ok(blocks),
             Ok(_) => Err(self.corrupt((PackKind::Meta, at.pack, at.offset), FormatError::Hash)),
             Err(error) => Err((*error).clone()),
@@ -374,7 +389,7 @@ impl ContentReader {
             let extents = decode_extents(block.id, &raw).map_err(|why| self.corrupt(place, why))?;
             Ok::<_, ContentError>(Cached::Extents(Arc::new(extents)))
         };
-        match self.cache.try_get_with((false, block.at.pack, block.at.offset), fetch).await {
+        match self.cache.try_get_with(Wanted::Extents(block.id, block.at), fetch).await {
             Ok(Cached::Extents(extents)) => Ok(extents),
             Ok(_) => Err(self.corrupt(place, FormatError::Hash)),
             Err(error) => Err((*error).clone()),

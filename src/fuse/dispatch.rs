@@ -174,7 +174,7 @@ fn finish<T, R: Answer<T>>(vfs: &Vfs, outcome: Result<T, VfsError>, reply: R) ->
             let is_worth_telling = error.is_worth_telling();
             if is_worth_telling {
                 tracing::warn!(%error, "refused");
-                vfs.note_error(&error.to_string());
+                vfs.note_error(&error);
             }
             reply.refuse(Errno::from_i32(errno));
             if is_worth_telling { Outcome::InDoubt } else { Outcome::Certain }

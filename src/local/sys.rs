@@ -106,6 +106,19 @@ pub fn kill_self() -> ! {
     std::process::abort()
 }
 
+/// Keeps the allocator from holding on to what was freed (mallopt(3)): few arenas, and large buffers go back at once.
+pub fn bound_heap() {
+    const ARENAS: libc::c_int = 2;
+    // Packs and runs of records are above this, single chunks below: they are used again and again.
+    const LARGE_BYTES: libc::c_int = 2 << 20;
+    // SAFETY: these calls take numbers only. What is refused leaves the allocator as it was.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, ARENAS);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 4 * LARGE_BYTES);
+    }
+}
+
 /// One ioctl with a buffer of `N` bytes that goes in and comes out.
 pub fn ioctl<const N: usize>(file: &File, request: u64, buffer: &mut [u8; N]) -> io::Result<()> {
     // SAFETY: the request number encodes a buffer of N bytes, which `buffer` is, alive and writable during the call.

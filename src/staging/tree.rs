@@ -114,6 +114,8 @@ pub struct Tree {
     inos: Numbers,
     data_ids: Numbers,
     changes: AtomicU64,
+    /// The counter when the tree got its base.
+    changes_at_base: AtomicU64,
     dirty: AtomicBool,
     frozen: AtomicBool,
     sealed: Mutex<Weak<Preserved>>,
@@ -148,9 +150,11 @@ impl Tree {
         let files = StagedFiles::open(&config.dir)?;
         let dirty = db.get(Family::Meta, b"dirty")?.is_some();
         let totals = Totals::default();
+        let mut changed = 0;
         let generation = if dirty {
             let generation = get_number(&db, b"generation")?.unwrap_or(1);
-            recover(&db, &files, generation, |file| totals.count(Share::default(), Share::of(file, config.chunk)))?;
+            let count = |file: &FileData| totals.count(Share::default(), Share::of(file, config.chunk));
+            changed = recover(&db, &files, generation, count)?;
             generation
         } else {
             start_anew(&db, &files, base.as_deref())?
@@ -165,7 +169,8 @@ impl Tree {
             files: Arc::new(files),
             changing: tokio::sync::Mutex::new(()),
             open: Mutex::default(),
-            changes: AtomicU64::new(0),
+            changes: AtomicU64::new(changed),
+            changes_at_base: AtomicU64::new(0),
             dirty: AtomicBool::new(dirty),
             frozen: AtomicBool::new(false),
             sealed: Mutex::new(Weak::new()),
@@ -222,9 +227,14 @@ impl Tree {
         Share::of(file, self.config.chunk)
     }
 
-    /// Counts the changes made since this process opened the tree.
+    /// Counts the changes made since this process opened the tree, and what it found changed.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
+    }
+
+    /// How many of them since the tree got its base: what a commit walks through, about.
+    pub fn changes_of_base(&self) -> u64 {
+        self.changes() - self.changes_at_base.load(Ordering::Acquire)
     }
 
     /// Refuses changes, or takes them again.
@@ -403,6 +413,7 @@ impl Tree {
         self.db.write_durably(batch)?;
         let base = Base { snapshot: Some(snapshot), generation, root: old.root };
         *self.base.write().expect("nothing panics while it holds the base") = Arc::new(base);
+        self.changes_at_base.store(self.changes(), Ordering::Release);
         self.files.clear()?;
         Ok(true)
     }
@@ -436,11 +447,14 @@ fn start_anew(db: &Database, files: &StagedFiles, base: Option<&Snapshot>) -> Re
     Ok(generation)
 }
 
-/// What the end of the last process left: files without a name, bytes to which nothing leads, files to be cut.
-fn recover(db: &Database, files: &StagedFiles, generation: u64, count: impl Fn(&FileData)) -> Result<(), StagingError> {
+/// What the end of the last process left: files without a name, bytes to which nothing leads, files to be cut. Answers
+/// how many inodes have a record.
+fn recover(db: &Database, files: &StagedFiles, generation: u64, count: impl Fn(&FileData)) -> Result<u64, StagingError> {
     let mut used = HashSet::new();
     let mut batch = Batch::default();
+    let mut records = 0;
     for_each_inode(db, |ino, inode| {
+        records += 1;
         let InodeBody::File(file) = &inode.body else { return Ok(()) };
         if inode.nlink == 0 {
             // Only an open file lives without a name.
@@ -470,7 +484,7 @@ fn recover(db: &Database, files: &StagedFiles, generation: u64, count: impl Fn(&
     db.write(batch)?;
     files.keep_files(&used)?;
     files.remove_dead();
-    Ok(())
+    Ok(records)
 }
 
 /// Goes through all inodes that have a record.

@@ -26,6 +26,8 @@ pub const DIRECTORY: &[u8] = b".datamon";
 /// How long a freeze lasts when nobody waits on a job any more.
 const LEASE: Duration = Duration::from_secs(10);
 
+/// What the last error begins with if it was a commit's: the next commit that succeeds takes it away.
+const COMMIT_ERROR: &str = "commit of ";
 /// How often, and how many times, a freeze looks whether the last writer has closed its file.
 const RELEASE_POLL: Duration = Duration::from_millis(25);
 const RELEASE_POLLS: usize = 40;
@@ -171,9 +173,15 @@ impl Vfs {
         Ok(text)
     }
 
-    /// Notes a refusal for `status`.
-    pub fn note_error(&self, what: &str) {
-        *self.control.last_error.lock().expect("nothing panics while it holds a text") = Some(what.to_owned());
+    /// Notes a refusal for `status`; that of a commit is there already, with its repo.
+    pub fn note_error(&self, error: &VfsError) {
+        if !matches!(error, VfsError::Commit(_)) {
+            self.set_last_error(error.to_string());
+        }
+    }
+
+    fn set_last_error(&self, text: String) {
+        *self.control.last_error.lock().expect("nothing panics while it holds a text") = Some(text);
     }
 
     pub(super) async fn own_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, VfsError> {
@@ -239,10 +247,13 @@ impl Vfs {
                     if report.diverged { " (diverged: latest was another bundle than the base)" } else { "" };
                 let text = format!("{}{diverged}", report.bundle);
                 *self.control.last_commit.lock().expect("nothing panics while it holds a text") = Some(text);
+                let mut last = self.control.last_error.lock().expect("nothing panics while it holds a text");
+                last.take_if(|text| text.starts_with(COMMIT_ERROR));
+                drop(last);
                 Ok(report)
             }
             Err(error) => {
-                self.note_error(&format!("commit of {}: {error}", repo.name));
+                self.set_last_error(format!("{COMMIT_ERROR}{}: {error}", repo.name));
                 Err(error.into())
             }
         }

@@ -18,6 +18,7 @@ use super::namespace::BaseChoice;
 use super::node::{Ino, NameNode, Node};
 use super::{OpenTree, Shared, Vfs};
 use crate::model::clock::Timestamp;
+use crate::model::id::BundleId;
 use crate::model::name::FileName;
 use crate::staging::commit::Committer;
 use crate::staging::inode::ROOT;
@@ -26,6 +27,8 @@ use crate::staging::inode::ROOT;
 const FOLLOW_LIMIT: Duration = Duration::from_secs(2);
 /// Names that the kernel is told to forget in one step.
 const NAMES_STEP: usize = 4_096;
+/// Changes since the base from which on a tree starts anew from its own last bundle.
+const OWN_CHANGES_MIN: u64 = 4_096;
 /// How often, and how many times, what the kernel forgets is looked at before it counts as all that it forgets.
 const FORGET_POLL: Duration = Duration::from_millis(2);
 const FORGET_POLLS: usize = 100;
@@ -47,6 +50,22 @@ pub trait Kernel: Send + Sync {
 pub(crate) struct Following {
     running: Arc<tokio::sync::Mutex<()>>,
     tried: Shared<Option<(Timestamp, Instant)>>,
+    /// The bundle committed from here that the tree was last asked to start from: once is enough, it shows the same.
+    tried_own: Shared<Option<BundleId>>,
+}
+
+impl OpenTree {
+    /// Whether the tree wants `latest` for its base: another host's bundle, or our own once so much was changed since the
+    /// base that walking all of it at every commit costs more than that the kernel forgets the tree.
+    fn is_news(&self, latest: BundleId) -> bool {
+        let tree = self.committer.tree();
+        if self.committer.parent().map(|parent| parent.descriptor().bundle) != Some(latest) {
+            return true;
+        }
+        let base = tree.base().snapshot.as_ref().map(|base| base.descriptor().bundle);
+        let tried = *self.following.tried_own.lock().expect("nothing panics while it holds a bundle");
+        base != Some(latest) && tried != Some(latest) && tree.changes_of_base() >= OWN_CHANGES_MIN
+    }
 }
 
 impl Vfs {
@@ -92,20 +111,22 @@ impl Vfs {
         if tried.is_some_and(|(at, _)| self.is_fresh(at)) {
             return false;
         }
-        let parent = open.committer.parent().map(|parent| parent.descriptor().bundle);
-        self.fresh_latest(open.repo.id).is_none_or(|latest| latest.is_some() && latest != parent)
+        self.fresh_latest(open.repo.id).is_none_or(|latest| latest.is_some_and(|latest| open.is_news(latest)))
     }
 
     async fn try_follow(&self, slot: usize) -> Result<(), VfsError> {
         let open = self.open_tree_at(slot)?;
         let parent = open.committer.parent().map(|parent| parent.descriptor().bundle);
-        let news = |latest: &_| Some(*latest) != parent;
+        let news = |latest: &BundleId| open.is_news(*latest);
         if self.refs(open.repo.id).await?.latest.filter(news).is_none() {
             return Ok(());
         }
         // What was known may be older than our own last commit.
         self.forget_refs(open.repo.id);
         let Some(latest) = self.refs(open.repo.id).await?.latest.filter(news) else { return Ok(()) };
+        if Some(latest) == parent {
+            *open.following.tried_own.lock().expect("nothing panics while it holds a bundle") = Some(latest);
+        }
         let snapshot = self.open_snapshot(open.repo.id, latest).await?;
         let Some(closed) = self.quiet(slot, &open.known, &open.committer).await? else {
             tracing::debug!(repo = %open.repo.name, "staging is in use and stays on its base for now");

@@ -24,7 +24,7 @@ use crate::snapshot::{RangeCache, RowId, Snapshot};
 use crate::staging::commit::Committer;
 use crate::staging::inode::ROOT;
 use crate::staging::tree::{StagingError, Tree, TreeConfig};
-use crate::store::{Store, catalog, refs};
+use crate::store::{Store, StoreError, catalog, refs};
 
 /// What a mount shows: a path in the namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +112,8 @@ struct Names {
     numbers: HashMap<NameNode, Ino>,
 }
 
+/// How long a walk waits for news of the repos when it knows some.
+const NAMES_LIMIT: Duration = Duration::from_secs(2);
 /// The first number of the table; 1 is the root's.
 const FIRST_NAME: Ino = 2;
 
@@ -130,7 +132,7 @@ pub struct Vfs {
     pub(super) trees: Shared<Trees>,
     pub(super) views: Shared<Views>,
     pub(super) opening: tokio::sync::Mutex<()>,
-    catalog: Shared<Option<(Timestamp, CatalogRecord)>>,
+    catalog: Shared<Option<(Timestamp, Arc<CatalogRecord>)>>,
     refs: Shared<HashMap<RepoId, (Timestamp, RefsRecord)>>,
     pub(super) control: control::Control,
     pub(super) kernel: std::sync::OnceLock<Arc<dyn Kernel>>,
@@ -263,20 +265,41 @@ impl Vfs {
         u128::from(age) < self.settings.refresh.as_millis()
     }
 
-    async fn catalog(&self) -> Result<CatalogRecord, VfsError> {
-        if let Some((read, record)) = &*self.catalog.lock().expect("nothing panics while it holds the catalog")
-            && self.is_fresh(*read)
-        {
-            return Ok(record.clone());
+    /// The repos, at most `refresh` old; while the store does not answer, those that were known last: a staging tree is
+    /// local and can be walked to.
+    async fn catalog(&self) -> Result<Arc<CatalogRecord>, VfsError> {
+        let known = self.catalog.lock().expect("nothing panics while it holds the catalog").clone();
+        let Some((read, record)) = known else {
+            let record = Arc::new(catalog::load(&self.store).await?);
+            self.set_catalog(record.clone());
+            return Ok(record);
+        };
+        if self.is_fresh(read) {
+            return Ok(record);
         }
-        let record = catalog::load(&self.store).await?;
-        let now = self.store.clock.now();
-        *self.catalog.lock().expect("nothing panics while it holds the catalog") = Some((now, record.clone()));
-        Ok(record)
+        let news = match tokio::time::timeout(NAMES_LIMIT, catalog::load(&self.store)).await {
+            Ok(Ok(news)) => Arc::new(news),
+            Ok(Err(StoreError::Unavailable { .. })) | Err(_) => {
+                tracing::warn!("the store does not answer: repos are shown as they were known last");
+                record
+            }
+            Ok(Err(error)) => return Err(error.into()),
+        };
+        self.set_catalog(news.clone());
+        Ok(news)
     }
 
+    fn set_catalog(&self, record: Arc<CatalogRecord>) {
+        let now = self.store.clock.now();
+        *self.catalog.lock().expect("nothing panics while it holds the catalog") = Some((now, record));
+    }
+
+    /// What is known was changed from here: it is read again at the next look.
     fn forget_catalog(&self) {
-        *self.catalog.lock().expect("nothing panics while it holds the catalog") = None;
+        let mut known = self.catalog.lock().expect("nothing panics while it holds the catalog");
+        if let Some((read, _)) = &mut *known {
+            *read = Timestamp::default();
+        }
     }
 
     async fn repo(&self, name: &RepoName) -> Result<RepoKey, VfsError> {
@@ -458,7 +481,7 @@ impl Vfs {
         };
         match node {
             NameNode::Context => {
-                for (name, entry) in self.catalog().await?.repos {
+                for (name, entry) in &self.catalog().await?.repos {
                     if entry.state == RepoState::Live {
                         let repo = RepoKey { name: name.clone(), id: entry.id };
                         add(name.as_str(), self.directory(NameNode::Repo(repo), Ttl::Short));
