@@ -472,6 +472,12 @@ impl Tree {
         Ok(None)
     }
 
+    /// As [`Tree::preserve`], of a change that leaves alone what lies behind the end of the data file.
+    fn preserve_existing(&self, id: u64, range: Range<u64>) -> Result<(), StagingError> {
+        let end = self.files().open_file(id)?.metadata()?.len().min(range.end);
+        if range.start < end { self.preserve(id, range.start, end) } else { Ok(()) }
+    }
+
     /// Appends the first `size` bytes of a small file again: the length of a record is fixed.
     fn cut_log(
         &self,
@@ -496,7 +502,7 @@ impl Tree {
     ///
     /// The record is put on the disk before: a power cut between the two leaves the old length or the new one.
     pub(super) async fn cut_file(&self, id: u64, from: u64, size: u64) -> Result<(), StagingError> {
-        self.preserve(id, size, from)?;
+        self.preserve_existing(id, size..from)?;
         let (db, files) = (self.db().clone(), self.files().clone());
         let cut = tokio::task::spawn_blocking(move || {
             db.sync()?;
@@ -530,7 +536,7 @@ impl Tree {
         let mut inode = self.inode(ino).await?;
         let InodeBody::File(file) = &mut inode.body else { return Err(StagingError::IsDirectory) };
         let (None, Some(Place::File(id))) = (&file.base, file.local) else { return Ok(false) };
-        self.preserve(id, range.start, range.end)?;
+        self.preserve_existing(id, range.clone())?;
         if sys::punch_hole(&*self.open_data(ino, id)?, range.start, range.end - range.start).is_err() {
             return Ok(false);
         }

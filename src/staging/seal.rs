@@ -62,14 +62,14 @@ impl Preserved {
         self.state.lock().expect("no code panics while it holds the seal's state")
     }
 
-    /// Copies aside what is about to change: the chunks of data file `id` that hold bytes from `start` to `end`.
+    /// Copies aside what is about to change: the chunks of data file `id` that hold bytes from `start` to `end`. Of a
+    /// chunk behind the file's end nothing is kept, which says that it was zeros.
     pub(super) fn before_change(&self, id: u64, start: u64, end: u64) -> io::Result<()> {
         if id >= self.first_new {
             return Ok(());
         }
         let size = self.chunk.bytes();
         let data = self.files.open_file(id)?;
-        let end = end.min(data.metadata()?.len());
         for index in start / size..end.div_ceil(size) {
             let mut state = self.lock();
             if state.kept.contains_key(&(id, index)) {

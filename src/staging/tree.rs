@@ -449,7 +449,12 @@ fn start_anew(db: &Database, files: &StagedFiles, base: Option<&Snapshot>) -> Re
 
 /// What the end of the last process left: files without a name, bytes to which nothing leads, files to be cut. Answers
 /// how many inodes have a record.
-fn recover(db: &Database, files: &StagedFiles, generation: u64, count: impl Fn(&FileData)) -> Result<u64, StagingError> {
+fn recover(
+    db: &Database,
+    files: &StagedFiles,
+    generation: u64,
+    count: impl Fn(&FileData),
+) -> Result<u64, StagingError> {
     let mut used = HashSet::new();
     let mut batch = Batch::default();
     let mut records = 0;
