@@ -168,6 +168,8 @@ fn names_that_were_absent_are_there_when_the_tree_has_followed() {
     let two = place.host(&dir.path().join("two"), "add");
     let (a, b) = (one.mount("prod", "refresh=100ms"), two.mount("prod", "refresh=100ms"));
     let staging = committed(&one, &a);
+    // The other host may have looked just before there was a repo.
+    std::thread::sleep(AFTER_REFRESH);
     let other = b.join("census/staging");
     let new = ["new", "sub/new", "sub/deep/new", "newdir/x"];
     assert!(new.iter().all(|name| !other.join(name).exists()));
@@ -198,6 +200,8 @@ fn a_staging_tree_that_is_the_mount_follows_latest_too() {
     let two = place.host(&dir.path().join("two"), "add");
     let a = one.mount("prod", "refresh=100ms");
     let staging = committed(&one, &a);
+    // The other host may have looked just before there was a repo.
+    std::thread::sleep(AFTER_REFRESH);
     let b = two.mount("prod/census/staging", "refresh=100ms");
     assert_eq!(names(&b), ["a", "sub"]);
     for round in ["first", "second"] {
@@ -232,6 +236,8 @@ fn a_shell_in_a_staging_directory_keeps_its_place_while_others_commit() {
     let two = place.host(&dir.path().join("two"), "add");
     let (a, b) = (one.mount("prod", "refresh=100ms"), two.mount("prod", "refresh=100ms"));
     let staging = committed(&one, &a);
+    // The other host may have looked just before there was a repo.
+    std::thread::sleep(AFTER_REFRESH);
     let other = b.join("census/staging");
     let here = other.join("sub");
     let mut shell = Shell::in_dir(&here);
