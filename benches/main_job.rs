@@ -2,7 +2,8 @@
 //!
 //! Every round does each piece of work first on the local disk and then through a mount over a `file://` store
 //! in the same directory, so that a noisy machine disturbs both. What is printed is a Markdown table of
-//! medians and the ratio local ÷ datamon (1.0 = as fast as the local disk), then the daemon's peak memory.
+//! medians and the ratio local ÷ datamon (1.0 = as fast as the local disk), then the requests that each commit and
+//! each read made of the store, and the daemons' peak memory.
 //!
 //! It is a measurement, not a test: it fails only when the work itself fails.
 //!
@@ -122,20 +123,20 @@ impl Bench {
         ];
         let mut rows: Vec<Row> = names.iter().map(|work| Row { work, rounds: Vec::new() }).collect();
         let mut commits = Vec::new();
-        let mut peak_kib = 0;
+        let mut seen = Seen::default();
         for round in 0..settings.rounds {
-            let (pairs, commit) = self.round(round, settings, &mut peak_kib)?;
+            let (pairs, commit) = self.round(round, settings, &mut seen)?;
             for (row, pair) in rows.iter_mut().zip(pairs) {
                 row.rounds.push(pair);
             }
             commits.push(commit);
             eprintln!("round {} of {} done", round + 1, settings.rounds);
         }
-        Ok(table(&rows, &mut commits, peak_kib, settings))
+        Ok(table(&rows, &mut commits, &seen, settings))
     }
 
     /// One round: every piece of work once, on fresh bytes, so that nothing deduplicates onto an earlier round.
-    fn round(&self, round: usize, settings: &Settings, peak_kib: &mut u64) -> Result<(Vec<Pair>, f64), String> {
+    fn round(&self, round: usize, settings: &Settings, seen: &mut Seen) -> Result<(Vec<Pair>, f64), String> {
         let repo = format!("round{round}");
         let source = self.dir.join("source");
         let local = self.dir.join("local").join(&repo);
@@ -148,30 +149,37 @@ impl Bench {
         pairs.push(both(&local, &staging, |to| create_many(&to.join("created"), settings.files))?);
         pairs.push(both(&local, &staging, |to| quiet("find", &[&to.display().to_string()]))?);
         pairs.push(both(&local, &staging, |to| quiet("find", &[&to.display().to_string(), "-size", "+1000k"]))?);
-        let small_commit = seconds(|| quiet("sync", &[&staging.display().to_string()]))?;
+        seen.requests.clear();
+        let small_commit = self.counted("mnt", "copy-in and commit of the small files", seen, || {
+            quiet("sync", &[&staging.display().to_string()])
+        })?;
         pairs.push(both(&local, &staging, |to| write_large(&to.join("large"), settings.large_bytes, round as u64))?);
         let copied = seconds(|| copy_and_fsync(&local.join("large"), &local.join("large.copy")))?;
-        let large_commit = seconds(|| quiet("sync", &[&staging.display().to_string()]))?;
+        let large_commit = self.counted("mnt", "commit of the large file (what was left of it)", seen, || {
+            quiet("sync", &[&staging.display().to_string()])
+        })?;
         pairs.push((copied, large_commit));
         fs::remove_file(local.join("large.copy")).map_err(|e| e.to_string())?;
 
         // A second host: its own state directory, nothing in its memory.
         self.mount(&repo, "other")?;
         let bundle = self.dir.join("other").join(&repo).join("labels/latest");
-        for _ in 0..2 {
-            if pairs.len() == 6 {
-                drop_caches()?;
+        let large = |at: &Path| read_file(&at.join("large"));
+        let small = |at: &Path| read_tree(&at.join("small"));
+        let works: [(&str, &dyn Fn(&Path) -> Result<(), String>); 2] =
+            [("the large file", &large), ("all small files", &small)];
+        for (what, work) in works {
+            for time in ["first", "second"] {
+                if time == "first" {
+                    drop_caches()?;
+                }
+                let name = format!("{time} read of {what}");
+                let on_disk = seconds(|| work(&local))?;
+                pairs.push((on_disk, self.counted("other", &name, seen, || work(&bundle))?));
             }
-            pairs.push(both(&local, &bundle, |at| read_file(&at.join("large")))?);
-        }
-        for cold in [true, false] {
-            if cold {
-                drop_caches()?;
-            }
-            pairs.push(both(&local, &bundle, |at| read_tree(&at.join("small")))?);
         }
         for mount in ["mnt", "other"] {
-            *peak_kib = (*peak_kib).max(self.daemon_peak_kib(mount));
+            seen.peak_kib = seen.peak_kib.max(self.daemon_peak_kib(mount));
         }
         self.unmount("other")?;
         fs::remove_dir_all(&local).map_err(|e| e.to_string())?;
@@ -201,9 +209,34 @@ impl Bench {
         if status.success() { Ok(()) } else { Err(format!("datamon {} failed", args.join(" "))) }
     }
 
-    fn daemon_peak_kib(&self, mount: &str) -> u64 {
+    fn status(&self, mount: &str, key: &str) -> Option<String> {
         let status = fs::read_to_string(self.dir.join(mount).join(".datamon/status")).unwrap_or_default();
-        let Some(pid) = status.lines().find_map(|line| line.strip_prefix("pid: ")) else {
+        status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": ")).map(str::to_owned)
+    }
+
+    /// Seconds that `work` takes, and the requests that the daemon makes meanwhile.
+    fn counted(
+        &self,
+        mount: &str,
+        name: &str,
+        seen: &mut Seen,
+        work: impl FnOnce() -> Result<(), String>,
+    ) -> Result<f64, String> {
+        let before = self.requests(mount);
+        let took = seconds(work)?;
+        let made = self.requests(mount).iter().zip(&before).map(|(now, before)| now - before).collect();
+        seen.requests.push((name.to_owned(), made));
+        Ok(took)
+    }
+
+    /// Requests so far: read, write, list, and again.
+    fn requests(&self, mount: &str) -> Vec<u64> {
+        let line = self.status(mount, "requests").unwrap_or_default();
+        line.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect()
+    }
+
+    fn daemon_peak_kib(&self, mount: &str) -> u64 {
+        let Some(pid) = self.status(mount, "pid") else {
             return 0;
         };
         let process = fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap_or_default();
@@ -338,7 +371,14 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-fn table(rows: &[Row], commits: &mut [f64], peak_kib: u64, settings: &Settings) -> String {
+/// What was looked at beside the time: of the last round the requests, of all the peak.
+#[derive(Default)]
+struct Seen {
+    requests: Vec<(String, Vec<u64>)>,
+    peak_kib: u64,
+}
+
+fn table(rows: &[Row], commits: &mut [f64], seen: &Seen, settings: &Settings) -> String {
     let mut text = format!(
         "{} small files, large file {} MiB, medians of {} rounds\n\n| work | local disk, s | datamon, s | local ÷ datamon |\n|---|---:|---:|---:|\n",
         settings.files,
@@ -358,6 +398,11 @@ fn table(rows: &[Row], commits: &mut [f64], peak_kib: u64, settings: &Settings) 
     });
     text += &format!("\ncreates a second: {creates:.0}\n");
     text += &format!("commit after the small files: {:.3} s\n", median(commits));
-    text += &format!("peak resident memory of a daemon: {} MiB\n", peak_kib >> 10);
+    text += &format!("peak resident memory of a daemon: {} MiB\n\n", seen.peak_kib >> 10);
+    text += "| requests of the store | GET | PUT | LIST | repeated |\n|---|---:|---:|---:|---:|\n";
+    for (what, made) in &seen.requests {
+        let cells: Vec<_> = made.iter().map(u64::to_string).collect();
+        text += &format!("| {what} | {} |\n", cells.join(" | "));
+    }
     text
 }

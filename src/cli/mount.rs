@@ -19,6 +19,7 @@ use crate::cli::output::{Failure, print_line};
 use crate::content::reader::ContentReader;
 use crate::faults::Faults;
 use crate::fuse::session;
+use crate::local::db::DatabaseMemory;
 use crate::local::sys;
 use crate::model::name::ContextName;
 use crate::snapshot::RangeCache;
@@ -196,6 +197,7 @@ fn settings(
         message: options.message.clone(),
         labels: options.labels.clone(),
         fail_if_diverged: options.fail_if_diverged,
+        database_memory: DatabaseMemory::new((options.memory / 4) as usize),
         faults: Arc::new(faults),
     })
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    Direction, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
+    Direction, IteratorMode, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
 /// What a family holds; the meaning of its bytes is staging's.
@@ -121,13 +121,30 @@ pub type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// The longest key: a number and a name.
 const KEY_BYTES_MAX: usize = 8 + 255;
-/// Memory that one database may use for blocks; names and inodes that are in use.
-const CACHE_BYTES: usize = 16 << 20;
+/// Bytes after which one family's table in memory is written out.
 const MEMTABLE_BYTES: usize = 8 << 20;
+
+/// Memory that all databases of a process share.
+#[derive(Clone)]
+pub struct DatabaseMemory {
+    /// Blocks that were read: names and inodes in use.
+    cache: Cache,
+    /// What was written and lies in no table file yet.
+    buffers: WriteBufferManager,
+}
+
+impl DatabaseMemory {
+    /// At most about `bytes`, half for reading, half for writing.
+    pub fn new(bytes: usize) -> Self {
+        // Without stalls: a writer that is faster than the disk fills the next table in memory meanwhile.
+        let buffers = WriteBufferManager::new_write_buffer_manager(bytes / 2, false);
+        Self { cache: Cache::new_lru_cache(bytes / 2), buffers }
+    }
+}
 
 impl Database {
     /// Opens or makes the database in `dir`.
-    pub fn open(dir: &Path) -> Result<Arc<Self>, DatabaseError> {
+    pub fn open(dir: &Path, memory: &DatabaseMemory) -> Result<Arc<Self>, DatabaseError> {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -135,8 +152,9 @@ impl Database {
         options.set_max_background_jobs(2);
         options.set_max_total_wal_size(64 << 20);
         options.set_keep_log_file_num(2);
-        let cache = Cache::new_lru_cache(CACHE_BYTES);
-        let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(&cache)));
+        options.set_write_buffer_manager(&memory.buffers);
+        let named = |family: Family| ColumnFamilyDescriptor::new(family.name(), family_options(&memory.cache));
+        let families = Family::ALL.map(named);
         Ok(Arc::new(Self { db: DB::open_cf_descriptors(&options, dir, families)? }))
     }
 
@@ -258,7 +276,7 @@ mod tests {
 
     fn database() -> (tempfile::TempDir, Arc<Database>) {
         let dir = tempfile::tempdir().unwrap();
-        let database = Database::open(dir.path()).unwrap();
+        let database = Database::open(dir.path(), &DatabaseMemory::new(8 << 20)).unwrap();
         (dir, database)
     }
 
@@ -279,7 +297,7 @@ mod tests {
         assert_eq!(instant.get(Family::Meta, b"a").unwrap(), Some(b"1".to_vec()));
         assert_eq!(instant.prefix(Family::Meta, b"a", b"a", 9).unwrap().len(), 1);
         drop(instant);
-        let again = Database::open(dir.path()).unwrap();
+        let again = Database::open(dir.path(), &DatabaseMemory::new(8 << 20)).unwrap();
         assert_eq!(again.get(Family::Meta, b"a").unwrap(), Some(b"2".to_vec()));
     }
 

@@ -14,11 +14,12 @@
 //!
 //! Writers go on all the while: see [`super::seal`].
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::{TryStreamExt, stream};
+use tokio::sync::OwnedMutexGuard;
 
 use super::error::StagingError;
 use super::extents::SealedExtents;
@@ -131,7 +132,7 @@ pub struct Committer {
     pub(super) run: Run,
     pub(super) journal: Arc<Journal>,
     faults: Arc<Faults>,
-    pub(super) lane: tokio::sync::Mutex<Lane>,
+    pub(super) lane: Arc<tokio::sync::Mutex<Lane>>,
     pub(super) queue: Arc<Queue>,
     pub(super) uploads_in_background: AtomicBool,
     /// What the tree follows, and what that is.
@@ -154,7 +155,7 @@ impl Committer {
         let base = tree.base().snapshot.clone();
         let committer = Self {
             parent: Mutex::new(base),
-            lane: tokio::sync::Mutex::default(),
+            lane: Arc::default(),
             queue: Arc::default(),
             uploads_in_background: AtomicBool::new(false),
             tree,
@@ -168,11 +169,17 @@ impl Committer {
             faults,
         };
         committer.recover().await?;
-        if let Some((bundle, _)) = committer.journal.parent()? {
-            let parent = Snapshot::open(committer.reader.clone(), committer.ranges.clone(), repo, bundle).await?;
-            committer.set_parent(Some(parent));
-        }
+        committer.find_parent().await?;
         Ok(Arc::new(committer))
+    }
+
+    /// Learns from the journal what the tree follows.
+    async fn find_parent(&self) -> Result<(), CommitError> {
+        if let Some((bundle, _)) = self.journal.parent()? {
+            let (reader, ranges) = (self.reader.clone(), self.ranges.clone());
+            self.set_parent(Some(Snapshot::open(reader, ranges, self.repo, bundle).await?));
+        }
+        Ok(())
     }
 
     fn set_parent(&self, parent: Option<Arc<Snapshot>>) {
@@ -189,11 +196,11 @@ impl Committer {
         &self.tree
     }
 
-    /// Goes on with a commit that had reached W6 when its process ended.
+    /// Goes on with a commit that had reached W6 when its process ended, or when the store stopped answering.
     async fn recover(&self) -> Result<(), CommitError> {
         let Some(sealed) = self.journal.sealed()? else { return self.forget_sealed() };
         let descriptor = self.decode(&sealed.object)?;
-        tracing::info!(bundle = %descriptor.bundle, "finishing a commit of an earlier life");
+        tracing::info!(bundle = %descriptor.bundle, "finishing an earlier commit");
         match self.publish(&descriptor, &sealed.object).await {
             Ok(()) => {}
             Err(CommitError::SlotTaken) => {
@@ -236,10 +243,16 @@ impl Committer {
     /// Commits the tree as it is now. One commit at a time; a second waits for the first.
     ///
     /// Safe to drop: the next commit goes on with the same intent.
-    pub async fn commit(&self, request: CommitRequest) -> Result<CommitReport, CommitError> {
-        let mut lane = self.lane.lock().await;
+    pub async fn commit(self: &Arc<Self>, request: CommitRequest) -> Result<CommitReport, CommitError> {
+        let mut lane = self.lane.clone().lock_owned().await;
         if request.message.len() > MESSAGE_BYTES_MAX {
             return Err(CommitError::MessageTooLong);
+        }
+        if self.journal.sealed()?.is_some() {
+            // An earlier try ended without knowing whether it had published: until that is known nothing else goes to
+            // its slot, and what it published is what this one follows.
+            self.recover().await?;
+            self.find_parent().await?;
         }
         if !self.tree.is_dirty() {
             return self.unchanged(&request).await;
@@ -255,10 +268,27 @@ impl Committer {
         };
         // Published, in vain, or failed: what comes next begins with the journal.
         lane.active = None;
-        match outcome? {
+        let report = outcome?;
+        self.clean_up(lane).await?;
+        match report {
             Some(report) => Ok(report),
             None => self.unchanged(&request).await,
         }
+    }
+
+    /// Lets the local bytes of what is published go. In a mount nobody waits for that but the next commit.
+    async fn clean_up(self: &Arc<Self>, lane: OwnedMutexGuard<Lane>) -> Result<(), CommitError> {
+        if !self.uploads_in_background.load(Ordering::Relaxed) {
+            return self.mark_stored().await;
+        }
+        let committer = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = committer.mark_stored().await {
+                tracing::warn!(%error, "published bytes stay on the local disk until the next commit");
+            }
+            drop(lane);
+        });
+        Ok(())
     }
 
     /// The commit under a registered intent; `None` if the tree turns out to be what the parent is.
@@ -284,7 +314,6 @@ impl Committer {
         let (descriptor, object) = self.tables(active, &sealed, request, parent).await?;
         self.faults.hit(FaultPoint::AfterTables);
         if parent.is_some_and(|parent| parent.descriptor().layers == descriptor.layers) {
-            self.mark_stored().await?;
             self.tree.mark_published(sealed.changes).await?;
             return Ok(None);
         }
@@ -302,7 +331,6 @@ impl Committer {
         self.faults.hit(FaultPoint::AfterRefs);
         let new_bytes = self.journal.packs()?.iter().map(|pack| pack.length).sum();
         self.journal.finish(Some((descriptor.bundle, ObjectHash::of(&object))))?;
-        self.mark_stored().await?;
         self.tree.mark_published(sealed.changes).await?;
         self.tree.totals().committed();
         let bundle = descriptor.bundle;

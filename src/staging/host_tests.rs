@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::commit::{CommitReport, CommitRequest, Committer};
 use super::inode::{FileData, InodeBody, ROOT};
+use super::tests::memory;
 use super::tree::{Caller, SetAttr, Tree, TreeConfig};
 use crate::content::reader::ContentReader;
 use crate::format::key::Role;
@@ -28,12 +29,14 @@ struct World {
     place: Place,
     repo: RepoId,
     context: ContextId,
+    /// How long a host waits for the store.
+    timeout: Duration,
 }
 
 impl World {
     async fn new() -> Self {
-        let world =
-            Self { place: Place::memory(), repo: RepoId::from_parts(0, 0), context: ContextId::from_parts(1, 1) };
+        let (place, context) = (Place::memory(), ContextId::from_parts(1, 1));
+        let world = Self { place, repo: RepoId::from_parts(0, 0), context, timeout: Duration::from_secs(5) };
         let repo = catalog::create(&world.store(&Faults::new()), &"r".parse().unwrap()).await.unwrap();
         Self { repo: repo.id, ..world }
     }
@@ -42,7 +45,7 @@ impl World {
         let places = [(Role::Config, self.place.with_faults(faults))].into();
         // Real randomness: what two hosts draw must differ.
         let entropy = Arc::new(crate::cli::host::HostEntropy);
-        Store::new(self.context, places, Duration::from_secs(5), clock(), entropy)
+        Store::new(self.context, places, self.timeout, clock(), entropy)
     }
 
     async fn latest(&self) -> Option<BundleId> {
@@ -55,7 +58,7 @@ impl World {
         let store = self.store(faults);
         let reader = ContentReader::new(store.clone(), 8 << 20);
         let ranges = RangeCache::new(8 << 20);
-        let base = match Tree::dirty_base(dir).unwrap() {
+        let base = match Tree::dirty_base(dir, &memory()).unwrap() {
             Some(base) => base.map(|text| text.parse().unwrap()),
             None => self.latest().await,
         };
@@ -68,6 +71,7 @@ impl World {
             chunk: ChunkSize::DEFAULT,
             owner: (0, 0),
             reader: reader.clone(),
+            memory: memory(),
             clock: clock(),
             entropy: entropy(),
         };
@@ -378,4 +382,43 @@ fn a_host_that_dies_before_any_put_loses_nothing() {
 #[test]
 fn a_host_that_dies_after_any_put_loses_nothing() {
     a_host_that_dies(Some(Fault::Die));
+}
+
+/// A store that stops answering after PUT `n` of a commit, and comes back; whether the commit came to its end before.
+async fn fail_at(n: usize) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World { timeout: Duration::from_millis(200), ..World::new().await };
+    let faults = Faults::new();
+    let host = world.host(dir.path(), &faults).await;
+    host.file(ROOT, "first", &bytes(100_000, 1)).await;
+    host.commit().await;
+    host.file(ROOT, "second", &bytes(3 * MIB, 2)).await;
+    faults.at_write(n, Fault::Die);
+    let ended = host.committer.commit(CommitRequest::default()).await.is_ok();
+    faults.clear();
+    // The same life goes on, and so does its user.
+    host.file(ROOT, "third", &bytes(5000, 3)).await;
+    let expected = host.show().await;
+    host.commit().await;
+    assert_same(&host.show().await, &expected);
+    let other = tempfile::tempdir().unwrap();
+    assert_same(&world.host(other.path(), &Faults::new()).await.show().await, &expected);
+    let store = world.store(&Faults::new());
+    let record = refs::load(&store, world.repo).await.unwrap().unwrap().record;
+    let entered: BTreeSet<_> = record.recent.iter().map(|summary| summary.bundle.to_string()).collect();
+    assert_eq!(entered.len(), record.recent.len(), "failure at {n}: a bundle was entered twice");
+    let listed = store.list(&store.keys().bundles(world.repo)).await.unwrap();
+    let published: BTreeSet<_> = listed.iter().map(|(key, _)| key.name().to_owned()).collect();
+    assert_eq!(entered, published, "failure at {n}: a published bundle was left out of the history");
+    ended
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_outcome_is_unknown_is_finished_before_the_next() {
+    for n in 0.. {
+        if fail_at(n).await {
+            assert!(n > 3, "a commit takes more PUTs than {n}");
+            return;
+        }
+    }
 }

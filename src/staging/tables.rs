@@ -15,6 +15,7 @@ use super::seal::Sealed;
 use crate::content::reader::ContentReader;
 use crate::format::range::{Row, RowKey, RowValue};
 use crate::local::db::{Batch, Database};
+use crate::local::staged_files::Place;
 use crate::model::chunk::{ChunkIndex, ChunkLayout, ChunkSize};
 use crate::model::entry::{Body, Content, Extent, FileBody, FileKind, TreeCounts};
 use crate::model::id::LinkId;
@@ -60,8 +61,14 @@ impl Instant<'_> {
             }
             let Some(place) = file.local else { return Ok(ChunkSource::Bytes(vec![0; len])) };
             let data = self.sealed.data().clone();
-            let read = tokio::task::spawn_blocking(move || data.read_chunk(place, index, len));
-            return Ok(ChunkSource::Bytes(read.await.expect("reading does not panic").map_err(StagingError::from)?));
+            let read = if let Place::Log { .. } = place {
+                // A small file, in all likelihood still in the page cache: the way to another thread takes longer.
+                data.read_chunk(place, index, len)
+            } else {
+                let read = tokio::task::spawn_blocking(move || data.read_chunk(place, index, len));
+                read.await.expect("reading does not panic")
+            };
+            return Ok(ChunkSource::Bytes(read.map_err(StagingError::from)?));
         }
         let Some(base) = &file.base else { return Ok(ChunkSource::Bytes(vec![0; len])) };
         if self.shows_through(file, base, layout, index) {

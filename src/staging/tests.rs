@@ -54,6 +54,10 @@ pub(super) struct Host {
 pub(super) const CALLER: Caller = Caller { uid: 10, gid: 20, umask: 0o022 };
 const MIB: usize = 1 << 20;
 
+pub(super) fn memory() -> crate::local::db::DatabaseMemory {
+    crate::local::db::DatabaseMemory::new(32 << 20)
+}
+
 pub(super) fn name(text: &str) -> FileName {
     FileName::new(text.as_bytes().to_vec()).unwrap()
 }
@@ -89,7 +93,7 @@ impl World {
     pub async fn host(&self, host: &str) -> Host {
         let dir = self.state.path().join(host);
         let reader = self.reader();
-        let base = match Tree::dirty_base(&dir).unwrap() {
+        let base = match Tree::dirty_base(&dir, &memory()).unwrap() {
             Some(base) => base.map(|id| id.parse().unwrap()),
             None => self.latest().await,
         };
@@ -102,6 +106,7 @@ impl World {
             chunk: ChunkSize::DEFAULT,
             owner: (0, 0),
             reader: reader.clone(),
+            memory: memory(),
             clock: self.time.clone(),
             entropy: self.time.clone(),
         };
@@ -345,7 +350,7 @@ async fn what_was_staged_is_found_again_and_a_living_tree_is_held() {
     here.commit().await;
     here.put(ROOT, "staged", &noise(2, 300_000)).await;
     let dir: &Path = &world.state.path().join("here");
-    assert!(matches!(Tree::dirty_base(dir), Err(StagingError::Busy(_))));
+    assert!(matches!(Tree::dirty_base(dir, &memory()), Err(StagingError::Busy(_))));
     drop(here);
     let again = world.host("here").await;
     assert!(again.tree.is_dirty());

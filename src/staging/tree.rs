@@ -33,7 +33,7 @@ use super::seal::{Preserved, Sealed};
 pub use super::totals::Staged;
 use super::totals::{Share, Totals};
 use crate::content::reader::ContentReader;
-use crate::local::db::{Batch, Database, DatabaseError, Family};
+use crate::local::db::{Batch, Database, DatabaseError, DatabaseMemory, Family};
 use crate::local::staged_files::{Place, StagedFiles};
 use crate::local::sys;
 use crate::model::chunk::ChunkSize;
@@ -96,6 +96,8 @@ pub struct TreeConfig {
     pub owner: (u32, u32),
     /// What reads the store's content: the base's, and what earlier commits of this tree stored.
     pub reader: Arc<ContentReader>,
+    /// What its database may use, with all others of the process.
+    pub memory: DatabaseMemory,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness.
@@ -126,13 +128,13 @@ pub struct Tree {
 
 impl Tree {
     /// The bundle that a tree with changes is based on, read without opening it; `None` if it is clean or new.
-    pub fn dirty_base(dir: &Path) -> Result<Option<Option<String>>, StagingError> {
+    pub fn dirty_base(dir: &Path, memory: &DatabaseMemory) -> Result<Option<Option<String>>, StagingError> {
         if !dir.join("db").exists() {
             return Ok(None);
         }
         let _lock = lock(dir)?;
         check_version(dir)?;
-        let db = Database::open(&dir.join("db"))?;
+        let db = Database::open(&dir.join("db"), memory)?;
         if db.get(Family::Meta, b"dirty")?.is_none() {
             return Ok(None);
         }
@@ -146,7 +148,7 @@ impl Tree {
         fs::create_dir_all(&config.dir)?;
         let lock = lock(&config.dir)?;
         check_version(&config.dir)?;
-        let db = Database::open(&config.dir.join("db"))?;
+        let db = Database::open(&config.dir.join("db"), &config.memory)?;
         let files = StagedFiles::open(&config.dir)?;
         let dirty = db.get(Family::Meta, b"dirty")?.is_some();
         let totals = Totals::default();

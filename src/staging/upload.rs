@@ -45,6 +45,8 @@ const PACK_BYTES: usize = 16 << 20;
 const UPLOADS: usize = 4;
 /// Footers of the bases' packs that are fetched at once.
 const FOOTERS: usize = 8;
+/// Bytes up to which a chunk is hashed at once: the way to another thread takes longer.
+const INLINE_HASH_BYTES_MAX: usize = SMALL_FILE_BYTES_MAX;
 /// How long a closed file is left alone: many live no longer than this.
 const SETTLE: Duration = Duration::from_secs(1);
 /// How long nothing has to come before the background does the housekeeping.
@@ -90,8 +92,12 @@ impl Active {
         raw: Vec<u8>,
         small: bool,
     ) -> Result<Option<Extent>, CommitError> {
-        let hashed = tokio::task::spawn_blocking(move || identify(raw.into()));
-        let (chunk, bytes) = hashed.await.expect("hashing does not panic");
+        let (chunk, bytes) = if raw.len() <= INLINE_HASH_BYTES_MAX {
+            identify(raw.into())
+        } else {
+            let hashed = tokio::task::spawn_blocking(move || identify(raw.into()));
+            hashed.await.expect("hashing does not panic")
+        };
         let id = chunk.id();
         let Some(bytes) = bytes else { return Ok(Some(Extent { id, at: None })) };
         if let Some(at) = self.reusable(journal.find(id)?) {

@@ -17,6 +17,7 @@ use crate::faults::Faults;
 use crate::format::catalog::{CatalogRecord, RepoState};
 use crate::format::intent::ABORTED_BYTES;
 use crate::format::refs::RefsRecord;
+use crate::local::db::DatabaseMemory;
 use crate::model::clock::Timestamp;
 use crate::model::id::{BundleId, RepoId};
 use crate::model::name::{FileName, LATEST, LabelName, RepoName, StageName};
@@ -102,6 +103,8 @@ pub struct Settings {
     pub labels: Vec<LabelName>,
     /// Whether such a commit fails when `latest` is no longer the base.
     pub fail_if_diverged: bool,
+    /// What the databases of staging trees may use together.
+    pub database_memory: DatabaseMemory,
     /// Places to stop at, for tests.
     pub faults: Arc<Faults>,
 }
@@ -341,7 +344,7 @@ impl Vfs {
     pub(super) async fn open_tree(&self, repo: &RepoKey) -> Result<Arc<Committer>, VfsError> {
         let context = self.store.context().to_string();
         let dir = self.settings.state.join(context).join(repo.id.to_string()).join(self.settings.stage.as_str());
-        let base = match Tree::dirty_base(&dir)? {
+        let base = match Tree::dirty_base(&dir, &self.settings.database_memory)? {
             Some(base) => {
                 base.map(|id| id.parse().map_err(|_| VfsError::Failed("the tree's base".to_owned()))).transpose()?
             }
@@ -364,6 +367,7 @@ impl Vfs {
             chunk: entry.chunk_size,
             owner: self.settings.owner,
             reader: self.reader.clone(),
+            memory: self.settings.database_memory.clone(),
             clock: self.store.clock.clone(),
             entropy: self.store.entropy.clone(),
         };
