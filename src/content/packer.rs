@@ -27,6 +27,9 @@ use crate::model::id::{ChunkId, IntentId, ObjectHash, PackId, Run};
 use crate::model::limits::SMALL_FILE_BLOCK_BYTES;
 use crate::store::{Store, StoreError};
 
+/// Buffers of stored packs that are kept.
+const BUFFERS_MAX: usize = 2;
+
 /// Where pack numbers are made durable before they are used.
 pub trait PackJournal: Send + Sync {
     /// The next number, already journaled.
@@ -92,6 +95,8 @@ struct State<T> {
     waiting: HashMap<ChunkId, Vec<T>>,
     running: JoinSet<()>,
     failed: Option<PackError>,
+    /// Memory of packs that are stored: fresh memory costs a page fault each 4 KiB.
+    buffers: Vec<Vec<u8>>,
 }
 
 struct Open {
@@ -114,6 +119,7 @@ impl<T: Send + 'static> Packer<T> {
             waiting: HashMap::new(),
             running: JoinSet::new(),
             failed: None,
+            buffers: Vec::new(),
         };
         Self {
             config,
@@ -187,13 +193,15 @@ impl<T: Send + 'static> Packer<T> {
 
     /// Lays a record into the open pack; answers the pack when that filled it.
     fn lay(&self, record: Record) -> Result<Option<Open>, PackError> {
-        let mut state = self.lock();
+        let state = &mut *self.lock();
         let open = match &mut state.open {
             Some(open) => open,
             closed => {
                 let seq = self.journal.next_seq().map_err(|error| PackError::Journal(error.to_string()))?;
                 let id = PackId { intent: self.config.intent, run: self.config.run, seq };
-                let writer = PackWriter::new(self.store.context(), id, PackKind::Data, self.config.target_bytes);
+                let buffer = state.buffers.pop().unwrap_or_default();
+                let (context, target) = (self.store.context(), self.config.target_bytes);
+                let writer = PackWriter::in_buffer(buffer, context, id, PackKind::Data, target);
                 closed.insert(Open { writer, placed: Vec::new() })
             }
         };
@@ -213,8 +221,8 @@ impl<T: Send + 'static> Packer<T> {
             let outcome = store.put_pack(&pack).await;
             let lock = || shared.lock().expect("no code panics while it holds the packer's state");
             let stored = outcome.map(|()| lock().deliver(&pack, open.placed));
-            // Its bytes are in the store: the memory goes before the tokens are looked at.
-            drop(pack);
+            // Its bytes are in the store: the memory is free before the tokens are looked at.
+            lock().keep_buffer(pack.bytes);
             let outcome = match stored {
                 Ok(stored) => done(stored).await,
                 Err(error) => Err(error.into()),
@@ -234,6 +242,13 @@ impl<T> State<T> {
     fn take_block(&mut self) -> Vec<(HashedChunk, Bytes)> {
         self.small_bytes = 0;
         std::mem::take(&mut self.small)
+    }
+
+    /// Keeps the memory of a pack for the next one, unless somebody still reads it.
+    fn keep_buffer(&mut self, bytes: Bytes) {
+        if self.buffers.len() < BUFFERS_MAX && bytes.is_unique() {
+            self.buffers.push(bytes.into());
+        }
     }
 
     fn deliver(&mut self, pack: &FinishedPack, placed: Vec<(ChunkId, Locator)>) -> StoredPack<T> {

@@ -253,9 +253,15 @@ pub struct PackWriter {
 impl PackWriter {
     /// An empty pack, which its writer will finish as soon as its [`PackWriter::len`] reaches `target_bytes`.
     pub fn new(context: ContextId, id: PackId, kind: PackKind, target_bytes: usize) -> Self {
+        Self::in_buffer(Vec::new(), context, id, kind, target_bytes)
+    }
+
+    /// The same in the memory of an earlier pack, which is there already.
+    pub fn in_buffer(mut bytes: Vec<u8>, context: ContextId, id: PackId, kind: PackKind, target_bytes: usize) -> Self {
+        bytes.clear();
         // Room for the record that reaches the target, however large: address space, which is no memory before it is
         // written to. So no pack is ever copied while it grows.
-        let mut bytes = Vec::with_capacity(target_bytes.min(PACK_BYTES_TARGET_MAX) + LAST_RECORD_BYTES_MAX);
+        bytes.reserve(target_bytes.min(PACK_BYTES_TARGET_MAX) + LAST_RECORD_BYTES_MAX);
         bytes.extend_from_slice(&envelope::head(ObjectKind::Pack, context, 0));
         bytes.push(kind as u8);
         bytes.extend_from_slice(&id.intent.to_bytes());

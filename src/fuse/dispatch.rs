@@ -28,6 +28,7 @@ use fuser::{
 };
 
 use super::handles::{Handle, Handles, IMMUTABLE, Listing, READER, SharedWindow, WRITER};
+use super::pace::Pace;
 use super::reply::{Abandon, Answer, Created, Given, OpenedHandle, StatfsReply, XattrReply, timestamp};
 use super::waiters;
 use crate::model::entry::Body;
@@ -52,6 +53,7 @@ pub struct Dispatch {
     handles: Arc<Handles>,
     /// The kernel opens no files, or no directories: it was told to do without.
     opens_nothing: (bool, bool),
+    pace: Arc<Pace>,
 }
 
 /// Names of directories that a request may change: if nobody waits for its end, the kernel is told to look again.
@@ -60,7 +62,12 @@ type Touched = Vec<(u64, FileName)>;
 impl Dispatch {
     /// A dispatcher of `vfs`, which moves what must wait to `runtime`.
     pub fn new(vfs: Arc<Vfs>, runtime: tokio::runtime::Handle) -> Self {
-        Self { vfs, runtime, handles: Arc::default(), opens_nothing: (false, false) }
+        Self { vfs, runtime, handles: Arc::default(), opens_nothing: (false, false), pace: Arc::default() }
+    }
+
+    /// How the thread that serves waits for the next request.
+    pub fn pace(&self) -> Arc<Pace> {
+        self.pace.clone()
     }
 
     /// Answers now if the future is ready, else later.
@@ -80,6 +87,7 @@ impl Dispatch {
         F: Future<Output = Result<T, VfsError>> + Send + 'static,
         R: Answer<T>,
     {
+        let _paced = self.pace.request();
         let mut future = Box::pin(future);
         let _runtime = self.runtime.enter();
         let mut context = Context::from_waker(Waker::noop());
@@ -372,6 +380,7 @@ impl Filesystem for Dispatch {
         }
         let for_writing = flags.0 & libc::O_ACCMODE != libc::O_RDONLY;
         if !for_writing && self.vfs.is_immutable(ino.0) {
+            let _paced = self.pace.request();
             return reply.opened(IMMUTABLE, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
         }
         let truncate = flags.0 & libc::O_TRUNC != 0;
@@ -446,6 +455,7 @@ impl Filesystem for Dispatch {
         let now = || self.vfs.write_now(ino.0, offset, data, append, kill);
         match catch_unwind(AssertUnwindSafe(now)) {
             Ok(Some(outcome)) => {
+                let _paced = self.pace.request();
                 finish(&self.vfs, outcome.map(|()| data.len() as u32), reply);
                 return;
             }
@@ -479,6 +489,7 @@ impl Filesystem for Dispatch {
         reply: ReplyEmpty,
     ) {
         if handle == IMMUTABLE {
+            let _paced = self.pace.request();
             return reply.ok();
         }
         if handle == WRITER {

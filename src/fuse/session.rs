@@ -70,6 +70,7 @@ pub struct Session {
 /// Mounts, and answers the kernel's first word. Requests that wait move to `runtime`.
 pub fn mount(vfs: Arc<Vfs>, config: &MountConfig, runtime: tokio::runtime::Handle) -> io::Result<Session> {
     let dispatch = Dispatch::new(vfs.clone(), runtime);
+    let pace = dispatch.pace();
     let session = if sys::identity().0 == 0 { own_mount(dispatch, config)? } else { user_mount(dispatch, config)? };
     let notifier = session.notifier();
     vfs.set_flush_mapped(Arc::new(move |open| {
@@ -79,6 +80,7 @@ pub fn mount(vfs: Arc<Vfs>, config: &MountConfig, runtime: tokio::runtime::Handl
         }
     }));
     let device = session.as_fd().try_clone_to_owned()?;
+    pace.watch(device.try_clone()?.into());
     vfs.set_kernel(Arc::new(KernelCache {
         notifier: session.notifier(),
         device: device.into(),

@@ -17,7 +17,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -390,6 +390,14 @@ fn directory(dir: &Path, hh: Option<u8>) -> PathBuf {
         Some(hh) => dir.join("data").join(format!("{hh:02x}")),
         None => dir.join("log"),
     }
+}
+
+/// Up to `len` bytes of a file that was opened for this, from `offset` on, in memory that was not cleared before.
+pub fn read_fresh(mut file: File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len);
+    file.seek(SeekFrom::Start(offset))?;
+    file.take(len as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Fills `bytes` from `offset` as far as the file goes.

@@ -106,6 +106,22 @@ pub fn kill_self() -> ! {
     std::process::abort()
 }
 
+/// Whether a read(2) of this would find something now (poll(2)).
+pub fn is_readable(file: &File) -> bool {
+    let mut asked = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, alive and writable during the call, and the number says one; nothing is waited for.
+    unsafe { libc::poll(&mut asked, 1, 0) > 0 }
+}
+
+/// How often this thread was put off its processor though it could go on (getrusage(2), `ru_nivcsw`).
+pub fn times_put_off() -> u64 {
+    // SAFETY: all-zero bytes are a valid rusage; the kernel fills it in.
+    let mut used: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: a writable rusage that lives during the call.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, &mut used) };
+    used.ru_nivcsw as u64
+}
+
 /// Keeps the allocator from holding on to what was freed (mallopt(3)): few arenas, and large buffers go back at once.
 pub fn bound_heap() {
     const ARENAS: libc::c_int = 2;
@@ -115,7 +131,7 @@ pub fn bound_heap() {
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, ARENAS);
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 4 * LARGE_BYTES);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 16 * LARGE_BYTES);
     }
 }
 

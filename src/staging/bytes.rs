@@ -27,7 +27,7 @@ use super::inode::{FileData, Inode, InodeBody};
 use super::tree::{Tree, put_inode};
 use crate::content::reader::zeros;
 use crate::local::db::{Batch, Family};
-use crate::local::staged_files::{Place, read_up_to};
+use crate::local::staged_files::{Place, read_fresh, read_up_to};
 use crate::local::sys;
 use crate::model::chunk::ChunkSize;
 use crate::model::entry::{FileBody, FileKind};
@@ -629,11 +629,22 @@ impl Tree {
         let start = index * chunk.bytes();
         let end = (start + chunk.bytes()).min(file.size);
         let Some(place) = file.local.filter(|_| start < end && file.is_local(index)) else { return Ok(None) };
-        match self.read_local(ino, place, start..end) {
-            Ok(bytes) => Ok(Some((inode.version, bytes))),
+        let len = (end - start) as usize;
+        let read = match place {
+            Place::File(id) => self.files().open_file(id).and_then(|file| read_fresh(file, start, len)),
+            Place::Log { segment, offset, len: there } => {
+                let mut bytes = vec![0; len];
+                self.files().read_log(segment, offset, there, &mut bytes, start).map(|_| bytes)
+            }
+        };
+        match read {
+            Ok(mut bytes) => {
+                bytes.resize(len, 0);
+                Ok(Some((inode.version, bytes)))
+            }
             // Removed since the record was read.
-            Err(StagingError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -16,7 +16,7 @@ use super::error::StagingError;
 use super::inode::{Inode, is_new};
 use super::names::{NamesStep, names_step};
 use crate::local::db::{Family, Instant};
-use crate::local::staged_files::{Place, StagedFiles, read_up_to};
+use crate::local::staged_files::{Place, StagedFiles, read_fresh, read_up_to};
 use crate::model::chunk::ChunkSize;
 use crate::model::name::FileName;
 
@@ -96,23 +96,25 @@ impl Preserved {
 
     /// The bytes of chunk `index` of what lies at `place`, as they were at the instant; missing ones are zeros.
     pub fn read_chunk(&self, place: Place, index: u64, len: usize) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; len];
         match place {
-            Place::Log { segment, offset, len } => {
-                self.files.read_log(segment, offset, len, &mut bytes, index * self.chunk.bytes())?;
+            Place::Log { segment, offset, len: there } => {
+                let mut bytes = vec![0; len];
+                self.files.read_log(segment, offset, there, &mut bytes, index * self.chunk.bytes())?;
+                Ok(bytes)
             }
             Place::File(id) => {
                 // A writer copies aside before it changes: what was not kept after the reading was not changed before it.
-                read_up_to(&self.files.open_file(id)?, &mut bytes, index * self.chunk.bytes())?;
+                let mut bytes = read_fresh(self.files.open_file(id)?, index * self.chunk.bytes(), len)?;
+                bytes.resize(len, 0);
                 let state = self.lock();
                 if let (Some((at, kept)), Some(side)) = (state.kept.get(&(id, index)), &state.side) {
                     let kept = (*kept).min(len);
                     bytes.fill(0);
                     read_up_to(side, &mut bytes[..kept], *at)?;
                 }
+                Ok(bytes)
             }
         }
-        Ok(bytes)
     }
 }
 
