@@ -30,7 +30,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::model::chunk::ChunkSize;
-use crate::model::entry::{Attributes, Body, Entry};
+use crate::model::entry::{Attributes, Body, Entry, Region};
 use crate::model::name::FileName;
 use crate::snapshot::Snapshot;
 use crate::staging::commit::Committer;
@@ -101,6 +101,17 @@ pub enum Opened {
     Text(Bytes),
     /// Takes commands.
     Control,
+}
+
+/// What fallocate(2) is to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Allocate {
+    /// The range reads as zeros afterwards.
+    pub zero: bool,
+    /// The file becomes no longer.
+    pub keep_size: bool,
+    /// Clear set-user-id and set-group-id, as a write by an ordinary user does.
+    pub kill: bool,
 }
 
 /// What is to be made.
@@ -388,17 +399,41 @@ impl Vfs {
         }
     }
 
-    /// Makes `range` read as zeros, or only makes sure that the file reaches there.
-    pub async fn allocate(&self, ino: Ino, range: Range<u64>, punch: bool, keep_size: bool) -> Result<(), VfsError> {
+    /// Makes `range` read as zeros, or only makes sure that there is room for it and the file reaches there.
+    pub async fn allocate(&self, ino: Ino, range: Range<u64>, how: Allocate) -> Result<(), VfsError> {
         let Node::Staged { slot, ino } = self.node(ino)? else { return Err(VfsError::ReadOnly) };
+        self.writable()?;
         let tree = self.tree(slot)?;
-        if punch {
-            tree.punch(ino, range.clone()).await?;
+        if how.zero {
+            tree.punch(ino, range.clone(), how.kill).await?;
         }
-        if !keep_size && tree.getattr(ino).await?.size < range.end {
-            tree.setattr(ino, SetAttr { size: Some(range.end), ..SetAttr::default() }).await?;
+        if !how.keep_size {
+            tree.grow(ino, range.end, how.kill).await?;
         }
         Ok(())
+    }
+
+    /// Where a region of this kind begins, at `offset` or behind it; there is always a hole at the end.
+    pub async fn seek(&self, ino: Ino, offset: u64, region: Region) -> Result<u64, VfsError> {
+        let found = match self.node(ino)? {
+            Node::Staged { slot, ino: inner } => {
+                // What was only stored through a mapping is not here yet.
+                self.flush_mapped_of(ino).await;
+                self.tree(slot)?.seek(inner, offset, region).await?
+            }
+            Node::Row { slot, row } => {
+                let snapshot = self.view(slot).await?;
+                let Body::File(file) = self.entry(slot, row).await?.body else { return Err(VfsError::IsDirectory) };
+                let chunk = snapshot.descriptor().chunk_size;
+                snapshot
+                    .reader()
+                    .seek(&file, chunk, offset, region)
+                    .await
+                    .map_err(crate::snapshot::SnapshotError::from)?
+            }
+            Node::Name(_) => return Err(VfsError::Invalid("a text has no holes")),
+        };
+        found.ok_or(VfsError::PastTheEnd)
     }
 
     /// Makes what was done to a staging tree safe from a power cut.
@@ -409,8 +444,19 @@ impl Vfs {
         Ok(())
     }
 
-    /// The file system under the state directory, which is what bounds staging.
-    pub fn statfs(&self) -> Result<crate::local::sys::FileSystem, VfsError> {
+    /// What bounds the tree that `ino` lies in: of a snapshot its own bytes and files, else the file system under the
+    /// state directory.
+    pub async fn statfs(&self, ino: Ino) -> Result<crate::local::sys::FileSystem, VfsError> {
+        if let Node::Row { slot, .. } = self.node(ino)? {
+            const BLOCK_BYTES: u32 = 4096;
+            let counts = self.view(slot).await?.descriptor().counts;
+            return Ok(crate::local::sys::FileSystem {
+                block_bytes: BLOCK_BYTES,
+                blocks: counts.bytes.div_ceil(BLOCK_BYTES.into()),
+                files: counts.files + counts.directories + 1,
+                ..Default::default()
+            });
+        }
         let state = &self.settings().state;
         // Before the first staging tree there may be no state directory; what holds it has the same answer.
         let existing = state.ancestors().find(|dir| dir.exists()).unwrap_or(state);
@@ -492,7 +538,12 @@ impl Vfs {
             Body::CharDevice(rdev) | Body::BlockDevice(rdev) => rdev,
             _ => 0,
         };
-        let nlink = if matches!(entry.body, Body::Directory { .. }) { 2 } else { entry.nlink };
+        let (nlink, blocks) = match &entry.body {
+            // What is only known to be some is 1, as btrfs has it: nobody takes that for a number of directories.
+            Body::Directory { counts, .. } => (if counts.directories == 0 { 2 } else { 1 }, 0),
+            Body::File(file) if file.is_hole() => (entry.nlink, 0),
+            _ => (entry.nlink, entry.size().div_ceil(512)),
+        };
         let attr = NodeAttr {
             ino: self.to_kernel(Node::row_ino(slot, row)),
             kind: entry.kind(),
@@ -502,6 +553,7 @@ impl Vfs {
             size: entry.size(),
             nlink,
             rdev,
+            blocks,
         };
         Found { attr, ttl: Ttl::Long }
     }
@@ -569,8 +621,12 @@ impl Vfs {
 
     /// Takes such counts back.
     pub fn forget(&self, ino: Ino, lookups: u64) {
-        if let Some(known) = self.counted(ino) {
-            known.forget(ino, lookups);
+        if let Some(known) = self.counted(ino)
+            && known.forget(ino, lookups)
+            && let Some(Node::Staged { slot, ino }) = Node::structured(ino)
+            && let Ok(tree) = self.tree(slot)
+        {
+            tree.forget_gone(ino);
         }
     }
 
@@ -647,7 +703,8 @@ impl Vfs {
 pub(crate) fn namespace_directory(ino: Ino, owner: (u32, u32), mtime: crate::model::clock::Timestamp) -> NodeAttr {
     let attributes = Attributes { permissions: 0o755, uid: owner.0, gid: owner.1, mtime };
     let kind = crate::model::entry::FileKind::Directory;
-    NodeAttr { ino, kind, attributes, atime: mtime, ctime: mtime, size: 0, nlink: 2, rdev: 0 }
+    // Directories of the namespace are not counted.
+    NodeAttr { ino, kind, attributes, atime: mtime, ctime: mtime, size: 0, nlink: 1, rdev: 0, blocks: 0 }
 }
 
 /// The open trees and views of a mount, behind locks that are never held across an await.

@@ -28,7 +28,7 @@ use crate::format::descriptor::{decode_block_list, decode_extents};
 use crate::format::key::ObjectKey;
 use crate::format::pack::{PackKind, decode_meta, decode_record};
 use crate::model::chunk::{ChunkIndex, ChunkLayout, ChunkSize, indices};
-use crate::model::entry::{BlockList, BlockRef, Content, Extent, FileBody, Locator, RecordRef};
+use crate::model::entry::{BlockList, BlockRef, Content, Extent, FileBody, Locator, RecordRef, Region};
 use crate::model::id::{BlockId, ChunkId, PackId};
 use crate::model::limits::EXTENT_BLOCK_CHUNKS;
 use crate::store::{Store, StoreError};
@@ -345,6 +345,34 @@ impl ContentReader {
                 found.ok_or_else(|| self.corrupt((PackKind::Meta, block.at.pack, block.at.offset), wrong))
             }
         }
+    }
+
+    /// Whether chunk `index` of the file is a hole. What lies inside the row is data.
+    pub async fn is_hole(&self, file: &FileBody, index: ChunkIndex) -> Result<bool, ContentError> {
+        match file.content {
+            Content::Inline(_) => Ok(false),
+            _ => Ok(self.extent(file, index).await?.at.is_none()),
+        }
+    }
+
+    /// Where a region of this kind begins in the file, at `offset` or behind it; a hole does at the end.
+    pub async fn seek(
+        &self,
+        file: &FileBody,
+        chunk: ChunkSize,
+        offset: u64,
+        region: Region,
+    ) -> Result<Option<u64>, ContentError> {
+        let layout = ChunkLayout::new(file.size, chunk);
+        if offset >= file.size {
+            return Ok(None);
+        }
+        for index in indices(layout.covering(&(offset..file.size))) {
+            if self.is_hole(file, index).await? == (region == Region::Hole) {
+                return Ok(Some(offset.max(layout.span(index).start)));
+            }
+        }
+        Ok((region == Region::Hole).then_some(file.size))
     }
 
     fn place_of(&self, file: &FileBody) -> Place {

@@ -31,13 +31,13 @@ use super::handles::{Handle, Handles, IMMUTABLE, Listing, READER, SharedWindow, 
 use super::pace::Pace;
 use super::reply::{Abandon, Answer, Created, Given, OpenedHandle, StatfsReply, XattrReply, timestamp};
 use super::waiters;
-use crate::model::entry::Body;
+use crate::model::entry::{Body, Region};
 use crate::model::job;
 use crate::model::name::{FileName, NameError};
-use crate::staging::tree::{Caller, SetAttr};
+use crate::staging::tree::{Caller, SetAttr, StagingError};
 use crate::vfs::error::VfsError;
 use crate::vfs::known::Pass;
-use crate::vfs::{Make, Opened, Vfs};
+use crate::vfs::{Allocate, Make, Opened, Vfs};
 
 /// Bytes of one write: requests of more are slower, they fall out of the second-level cache.
 const WRITE_BYTES_MAX: u32 = 1 << 20;
@@ -116,8 +116,9 @@ impl Dispatch {
         let future = async move {
             let pass = vfs.enter(ino.0).await;
             let mut window = window.lock_owned().await;
-            window.reach(&vfs, ino.0, offset, pass.as_ref().map_or(0, Pass::epoch)).await?;
-            Ok(Listing { window, offset, pass })
+            let epoch = pass.as_ref().map_or(0, Pass::epoch);
+            window.reach(&vfs, ino.0, Listing::behind_dots(offset), epoch).await?;
+            Ok(Listing { ino: ino.0, window, offset, pass })
         };
         self.answer(request, future, reply);
     }
@@ -195,6 +196,11 @@ fn file_name(name: &OsStr) -> Result<FileName, Errno> {
         NameError::TooLong { .. } => Errno::ENAMETOOLONG,
         _ => Errno::EINVAL,
     })
+}
+
+/// Whether the caller's changes take set-user-id away: root's do not (CAP_FSETID).
+fn is_user(request: &Request) -> bool {
+    request.uid() != 0
 }
 
 fn caller(request: &Request, umask: u32) -> Caller {
@@ -283,9 +289,10 @@ impl Filesystem for Dispatch {
             TimeOrNow::Now => vfs.store().clock.now(),
         };
         let (atime, mtime) = (atime.map(instant), mtime.map(instant));
-        // A change of owner or length by an ordinary user takes set-user-id away; the kernel leaves that to us.
-        let kill_privileges =
-            (uid.is_some() || gid.is_some() || size.is_some()) && mode.is_none() && request.uid() != 0;
+        // A change of owner takes set-user-id away, one of the length when an ordinary user makes it; the kernel leaves
+        // that to us.
+        let is_cut_by_user = size.is_some() && is_user(request);
+        let kill_privileges = mode.is_none() && (uid.is_some() || gid.is_some() || is_cut_by_user);
         let permissions = mode.map(|mode| (mode & 0o7777) as u16);
         let set = SetAttr { permissions, uid, gid, size, atime, mtime, kill_privileges };
         self.answer(request, async move { vfs.setattr(ino.0, set).await }, reply);
@@ -378,14 +385,19 @@ impl Filesystem for Dispatch {
             // Every file here never changes: the kernel opens by itself from now on.
             return reply.error(Errno::ENOSYS);
         }
-        let for_writing = flags.0 & libc::O_ACCMODE != libc::O_RDONLY;
+        // O_TRUNC changes the file whatever else is asked for.
+        let cut = (flags.0 & libc::O_TRUNC != 0).then(|| SetAttr {
+            size: Some(0),
+            kill_privileges: is_user(request),
+            ..SetAttr::default()
+        });
+        let for_writing = flags.0 & libc::O_ACCMODE != libc::O_RDONLY || cut.is_some();
         if !for_writing && self.vfs.is_immutable(ino.0) {
             let _paced = self.pace.request();
             return reply.opened(IMMUTABLE, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
         }
-        let truncate = flags.0 & libc::O_TRUNC != 0;
         let (vfs, handles) = (self.vfs.clone(), self.handles.clone());
-        self.answer(request, async move { open(&vfs, &handles, ino.0, for_writing, truncate).await }, reply);
+        self.answer(request, async move { open(&vfs, &handles, ino.0, for_writing, cut).await }, reply);
     }
 
     fn create(
@@ -395,7 +407,7 @@ impl Filesystem for Dispatch {
         name: &OsStr,
         mode: u32,
         umask: u32,
-        _flags: i32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
         let name = name_or!(name, reply);
@@ -403,7 +415,12 @@ impl Filesystem for Dispatch {
         let touched = vec![(parent.0, name.clone())];
         let future = async move {
             let pass = vfs.enter(parent.0).await;
-            let value = vfs.make(parent.0, &name, (mode & 0o7777) as u16, Make::File, caller).await?;
+            let made = vfs.make(parent.0, &name, (mode & 0o7777) as u16, Make::File, caller).await;
+            let value = made.map_err(|error| match error {
+                // The kernel knew of no such name. When it has looked it opens what is there, after a look at its mode.
+                VfsError::Staging(StagingError::Exists) if flags & libc::O_EXCL == 0 => StagingError::LookAgain.into(),
+                error => error,
+            })?;
             vfs.open(value.attr.ino, true).await?;
             vfs.count_writer(value.attr.ino, true);
             let opened = OpenedHandle {
@@ -551,9 +568,9 @@ impl Filesystem for Dispatch {
         reply.ok();
     }
 
-    fn statfs(&self, request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {
         let vfs = self.vfs.clone();
-        self.answer(request, async move { vfs.statfs() }, StatfsReply(reply));
+        self.answer(request, async move { vfs.statfs(ino.0).await }, StatfsReply(reply));
     }
 
     fn setxattr(
@@ -644,23 +661,19 @@ impl Filesystem for Dispatch {
         if mode & !known != 0 {
             return reply.error(Errno::EOPNOTSUPP);
         }
-        let vfs = self.vfs.clone();
-        let future = async move { vfs.allocate(ino.0, offset..end, zero || punch, keep_size).await };
-        self.answer(request, future, reply);
+        let (vfs, how) = (self.vfs.clone(), Allocate { zero: zero || punch, keep_size, kill: is_user(request) });
+        self.answer(request, async move { vfs.allocate(ino.0, offset..end, how).await }, reply);
     }
 
     fn lseek(&self, request: &Request, ino: INodeNo, _handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        let vfs = self.vfs.clone();
-        let future = async move {
-            let size = vfs.getattr(ino.0).await?.attr.size as i64;
-            match whence {
-                // Everything before the end is data, which lseek(2) allows of any file system.
-                libc::SEEK_DATA if offset < size => Ok(offset),
-                libc::SEEK_HOLE if offset < size => Ok(size),
-                _ => Err(VfsError::PastTheEnd),
-            }
+        let region = match whence {
+            libc::SEEK_DATA => Region::Data,
+            libc::SEEK_HOLE => Region::Hole,
+            _ => return reply.error(Errno::EINVAL),
         };
-        self.answer(request, future, reply);
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        let vfs = self.vfs.clone();
+        self.answer(request, async move { Ok(vfs.seek(ino.0, offset, region).await? as i64) }, reply);
     }
 }
 
@@ -693,7 +706,7 @@ async fn open(
     handles: &Handles,
     ino: u64,
     for_writing: bool,
-    truncate: bool,
+    cut: Option<SetAttr>,
 ) -> Result<OpenedHandle, VfsError> {
     let mut opened = OpenedHandle { ino, handle: IMMUTABLE, flags: FopenFlags::FOPEN_KEEP_CACHE, is_counted: false };
     match vfs.open(ino, for_writing).await? {
@@ -704,12 +717,11 @@ async fn open(
             if for_writing {
                 vfs.count_writer(ino, true);
             }
-            if truncate && for_writing {
-                let cut = vfs.setattr(ino, SetAttr { size: Some(0), ..SetAttr::default() }).await;
-                if let Err(error) = cut {
-                    opened.abandon(vfs.clone(), handles);
-                    return Err(error);
-                }
+            if let Some(cut) = cut
+                && let Err(error) = vfs.setattr(ino, cut).await
+            {
+                opened.abandon(vfs.clone(), handles);
+                return Err(error);
             }
         }
         Opened::Text(text) => {

@@ -30,6 +30,10 @@ pub const WRITER: FileHandle = FileHandle(2);
 const FIRST: u64 = 16;
 /// Listings that are remembered where the kernel opens no directories; one that was lost begins anew.
 const UNOPENED_MAX: usize = 32;
+/// `.` and `..`, which stand before all others.
+const DOTS: u64 = 2;
+/// The number shown of `..`, as libfuse has it: who wants to know looks there.
+const UNKNOWN_INO: u64 = u32::MAX as u64;
 /// Entries of a directory fetched in one step.
 const LIST_STEP: usize = 2_048;
 
@@ -151,12 +155,33 @@ impl Window {
 
 /// An answer to a readdir: the window that reaches `offset`, kept as it is until the reply is sent.
 pub struct Listing {
-    /// The window.
+    /// The directory.
+    pub ino: u64,
+    /// The window, which knows nothing of the dots.
     pub window: OwnedMutexGuard<Window>,
     /// Where the reply begins.
     pub offset: u64,
     /// Keeps the tree from getting another base meanwhile.
     pub pass: Option<crate::vfs::known::Pass>,
+}
+
+impl Listing {
+    /// The offset in the window of what the kernel asks for.
+    pub fn behind_dots(offset: u64) -> u64 {
+        offset.saturating_sub(DOTS)
+    }
+
+    /// `.` and `..`, as far as the reply holds them: the offset of the next entry, number and name.
+    pub fn dots(&self) -> impl Iterator<Item = (u64, u64, &'static str)> + use<> {
+        let dots = [(1, self.ino, "."), (DOTS, UNKNOWN_INO, "..")];
+        dots.into_iter().skip(self.offset.min(DOTS) as usize)
+    }
+
+    /// The other entries, each with the offset of the next.
+    pub fn entries(&self) -> impl Iterator<Item = (u64, &Listed)> {
+        let entries = self.window.from(Self::behind_dots(self.offset));
+        entries.map(|(next, listed)| (next + DOTS, listed))
+    }
 }
 
 #[cfg(test)]

@@ -177,7 +177,12 @@ impl Answer<Vec<u8>> for XattrReply {
 
 impl Answer<Listing> for ReplyDirectory {
     fn ok(mut self, _vfs: &Vfs, listing: Listing) {
-        for (next, Listed { name, found }) in listing.window.from(listing.offset) {
+        for (next, ino, name) in listing.dots() {
+            if self.add(INodeNo(ino), next, FileType::Directory, OsStr::new(name)) {
+                return ReplyDirectory::ok(self);
+            }
+        }
+        for (next, Listed { name, found }) in listing.entries() {
             let kind = file_type(found.attr.kind);
             if self.add(INodeNo(found.attr.ino), next, kind, OsStr::from_bytes(name.as_bytes())) {
                 break;
@@ -193,7 +198,14 @@ impl Answer<Listing> for ReplyDirectory {
 
 impl Answer<Listing> for ReplyDirectoryPlus {
     fn ok(mut self, vfs: &Vfs, listing: Listing) {
-        for (next, Listed { name, found }) in listing.window.from(listing.offset) {
+        for (next, ino, name) in listing.dots() {
+            // The kernel counts no lookup of these, and takes nothing of them but number and kind.
+            let attr = FileAttr { ino: INodeNo(ino), kind: FileType::Directory, ..no_attr() };
+            if self.add(INodeNo(ino), next, OsStr::new(name), &Duration::ZERO, &attr, Generation(0)) {
+                return ReplyDirectoryPlus::ok(self);
+            }
+        }
+        for (next, Listed { name, found }) in listing.entries() {
             let (ino, attr) = (INodeNo(found.attr.ino), file_attr(found));
             let name = OsStr::from_bytes(name.as_bytes());
             if self.add(ino, next, name, &found.ttl.duration(), &attr, Generation(0)) {
@@ -259,7 +271,7 @@ fn file_attr(found: &Found) -> FileAttr {
     FileAttr {
         ino: INodeNo(attr.ino),
         size: attr.size,
-        blocks: attr.size.div_ceil(512),
+        blocks: attr.blocks,
         atime: system_time(attr.atime),
         mtime,
         ctime: system_time(attr.ctime),

@@ -174,6 +174,11 @@ impl StagedFiles {
         self.unsynced().waiting.insert(Holder::File(id));
     }
 
+    /// What the disk says of the data file `id`.
+    pub fn metadata(&self, id: u64) -> io::Result<fs::Metadata> {
+        fs::metadata(self.path(id))
+    }
+
     fn path(&self, id: u64) -> PathBuf {
         directory(&self.dir, Some(id as u8)).join(format!("{id:x}"))
     }

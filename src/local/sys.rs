@@ -23,6 +23,19 @@ pub fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
     check(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset as libc::off_t, len as libc::off_t) })
 }
 
+/// Where a hole, or else data, begins at `offset` or behind it (lseek(2)); `None` behind the end, or where no data follows.
+/// The file's own offset moves: it has to be one that is read and written at given offsets only.
+pub fn seek_region(file: &File, offset: u64, is_hole: bool) -> io::Result<Option<u64>> {
+    let whence = if is_hole { libc::SEEK_HOLE } else { libc::SEEK_DATA };
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; no memory is passed.
+    let found = unsafe { libc::lseek(file.as_raw_fd(), offset as libc::off_t, whence) };
+    if found >= 0 {
+        return Ok(Some(found as u64));
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::ENXIO) { Ok(None) } else { Err(error) }
+}
+
 /// Asks the disk to begin writing those bytes, without waiting for it (sync_file_range(2)). A hint: failing is no harm.
 pub fn write_behind(file: &File, offset: u64, len: u64) {
     // SAFETY: the descriptor is open for as long as `file` is borrowed; no memory is passed.

@@ -153,6 +153,15 @@ pub enum Content {
     },
 }
 
+/// What a part of a file is (lseek(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Region {
+    /// Bytes that were written.
+    Data,
+    /// Zeros that lie nowhere.
+    Hole,
+}
+
 impl Content {
     /// Identity of the file's bytes.
     pub fn id(&self) -> ContentId {
@@ -173,6 +182,13 @@ pub struct FileBody {
     pub content: Content,
     /// BLAKE3 of the whole file, when every byte passed the committing host anyway.
     pub b3sum: Option<[u8; 32]>,
+}
+
+impl FileBody {
+    /// Whether the file is one hole, as far as its row says.
+    pub fn is_hole(&self) -> bool {
+        self.size > 0 && matches!(self.content, Content::Chunk(Extent { at: None, .. }))
+    }
 }
 
 /// What an entry is made of, by kind.

@@ -12,6 +12,9 @@ use crate::model::clock::Timestamp;
 use crate::model::entry::{Attributes, Body, FileKind};
 use crate::model::limits::XATTR_BYTES_MAX;
 
+/// The unit of `st_blocks` (inode(7)).
+const BLOCK_BYTES: u64 = 512;
+
 /// What stat(2) shows of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeAttr {
@@ -31,6 +34,8 @@ pub struct NodeAttr {
     pub nlink: u32,
     /// Device number.
     pub rdev: u32,
+    /// `st_blocks`: what is not a hole, in units of 512 bytes.
+    pub blocks: u64,
 }
 
 /// Who asks, and with which umask.
@@ -70,8 +75,6 @@ impl NodeAttr {
             InodeBody::Other(Body::CharDevice(rdev) | Body::BlockDevice(rdev)) => *rdev,
             _ => 0,
         };
-        // Directories are not counted: 2 while there is a name (as btrfs and overlayfs merge it, find(1) copes).
-        let nlink = if inode.kind() == FileKind::Directory && inode.nlink > 0 { 2 } else { inode.nlink };
         Self {
             ino,
             kind: inode.kind(),
@@ -79,15 +82,29 @@ impl NodeAttr {
             atime: inode.atime,
             ctime: inode.ctime,
             size: inode.size(),
-            nlink,
+            nlink: inode.links(),
             rdev,
+            blocks: blocks(inode),
         }
     }
 }
 
-/// What a write or a change of owner by an ordinary user takes away (inode(7)).
+/// `st_blocks` as far as the record says it. Never 0 for a file with a length: tar(1) would take it for one hole without a
+/// look, and what was stored through a mapping may not have come here yet.
+fn blocks(inode: &Inode) -> u64 {
+    let InodeBody::File(file) = &inode.body else { return inode.size().div_ceil(BLOCK_BYTES) };
+    let bytes = match (&file.base, file.local) {
+        (None, None) => 0,
+        (None, Some(Place::Log { len, .. })) => file.size.min(len.into()),
+        (Some(base), None) if base.is_hole() => 0,
+        _ => file.size,
+    };
+    bytes.max(file.size.min(1)).div_ceil(BLOCK_BYTES)
+}
+
+/// What a write by an ordinary user or a change of owner takes away (inode(7)).
 pub(super) fn kill_privileges(inode: &mut Inode) {
-    if inode.kind() == FileKind::Regular {
+    if inode.kind() != FileKind::Directory {
         let permissions = &mut inode.attributes.permissions;
         *permissions &= !0o4000;
         if *permissions & 0o010 != 0 {
@@ -99,12 +116,36 @@ pub(super) fn kill_privileges(inode: &mut Inode) {
 impl Tree {
     /// What stat(2) shows.
     pub async fn getattr(&self, ino: u64) -> Result<NodeAttr, StagingError> {
-        Ok(NodeAttr::of(ino, &self.inode(ino).await?))
+        Ok(self.shown(ino, &self.seen(ino).await?))
+    }
+
+    /// The same, of an inode that is at hand.
+    pub(super) fn shown(&self, ino: u64, inode: &Inode) -> NodeAttr {
+        let mut attr = NodeAttr::of(ino, inode);
+        if let InodeBody::File(FileData { base: None, local: Some(Place::File(id)), .. }) = inode.body {
+            // The disk knows the holes. It may not have counted yet what was written just now.
+            attr.blocks = self.allocated_blocks(ino, id).map_or(attr.blocks, |found| attr.blocks.min(found.max(1)));
+        }
+        attr
+    }
+
+    /// The inode, also when neither a name nor an open file leads to it any more: the kernel may hold it, as somebody's
+    /// working directory for one.
+    async fn seen(&self, ino: u64) -> Result<Inode, StagingError> {
+        match self.inode(ino).await {
+            Err(StagingError::Stale) => self.gone().get(&ino).cloned().ok_or(StagingError::Stale),
+            found => found,
+        }
+    }
+
+    /// The kernel holds the inode no more.
+    pub fn forget_gone(&self, ino: u64) {
+        self.gone().remove(&ino);
     }
 
     /// The target of a symlink.
     pub async fn readlink(&self, ino: u64) -> Result<Bytes, StagingError> {
-        match self.inode(ino).await?.body {
+        match self.seen(ino).await?.body {
             InodeBody::Other(Body::Symlink(target)) => Ok(target),
             _ => Err(StagingError::Invalid("not a symlink")),
         }
@@ -152,17 +193,17 @@ impl Tree {
             self.cut_file(id, from, size).await?;
         }
         self.forget_place(unused);
-        Ok(NodeAttr::of(ino, &inode))
+        Ok(self.shown(ino, &inode))
     }
 
     /// The value of an xattr.
     pub async fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>, StagingError> {
-        self.inode(ino).await?.xattrs.get(name).cloned().ok_or(StagingError::NoXattr)
+        self.seen(ino).await?.xattrs.get(name).cloned().ok_or(StagingError::NoXattr)
     }
 
     /// The names of all xattrs.
     pub async fn listxattr(&self, ino: u64) -> Result<Vec<Vec<u8>>, StagingError> {
-        Ok(self.inode(ino).await?.xattrs.keys().cloned().collect())
+        Ok(self.seen(ino).await?.xattrs.keys().cloned().collect())
     }
 
     /// Sets an xattr; `create` and `replace` as in setxattr(2).

@@ -16,7 +16,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -29,8 +29,8 @@ use crate::content::reader::zeros;
 use crate::local::db::{Batch, Family};
 use crate::local::staged_files::{Place, read_fresh, read_up_to};
 use crate::local::sys;
-use crate::model::chunk::ChunkSize;
-use crate::model::entry::{FileBody, FileKind};
+use crate::model::chunk::{ChunkIndex, ChunkSize};
+use crate::model::entry::{FileBody, FileKind, Region};
 use crate::model::limits::{FILE_BYTES_MAX, SMALL_FILE_BYTES_MAX};
 
 /// A small file is appended to the log again when it is at most so many times larger than what is written into it.
@@ -92,9 +92,22 @@ impl Tree {
 
     /// Counts an open of the inode, which lives until [`Tree::release`] even without a name.
     pub async fn open_file(&self, ino: u64) -> Result<(), StagingError> {
-        self.inode(ino).await?;
-        self.open_files().entry(ino).or_insert(Open { count: 0, data: None }).count += 1;
-        Ok(())
+        // Counted before it is looked at: who takes the last name meanwhile leaves the bytes to the last release.
+        let is_first = {
+            let mut open = self.open_files();
+            let entry = open.entry(ino).or_insert(Open { count: 0, data: None });
+            entry.count += 1;
+            entry.count == 1
+        };
+        let refused = match self.inode(ino).await {
+            // It was open for nobody, so its bytes are gone, or were about to go.
+            Ok(inode) if inode.nlink == 0 && is_first => StagingError::LookAgain,
+            Ok(_) => return Ok(()),
+            Err(StagingError::Stale) => StagingError::LookAgain,
+            Err(error) => error,
+        };
+        self.release(ino).await?;
+        Err(refused)
     }
 
     /// Ends an open.
@@ -125,6 +138,16 @@ impl Tree {
 
     pub(super) fn is_open(&self, ino: u64) -> bool {
         self.open_files().contains_key(&ino)
+    }
+
+    /// The blocks of 512 bytes that the disk has given to the data file `id` of the inode.
+    pub(super) fn allocated_blocks(&self, ino: u64, id: u64) -> Option<u64> {
+        let open = self.open_files().get(&ino).and_then(|open| open.data.clone()).filter(|(found, _)| *found == id);
+        let metadata = match open {
+            Some((_, file)) => file.metadata(),
+            None => self.files().metadata(id),
+        };
+        metadata.ok().map(|metadata| metadata.blocks())
     }
 
     fn open_data(&self, ino: u64, id: u64) -> Result<Arc<File>, StagingError> {
@@ -514,41 +537,146 @@ impl Tree {
     }
 
     /// Makes `range` read as zeros, without changing the length (fallocate(2), PUNCH_HOLE).
-    pub async fn punch(&self, ino: u64, range: Range<u64>) -> Result<(), StagingError> {
-        let size = self.inode(ino).await?.size();
-        let range = range.start..range.end.min(size);
-        if range.is_empty() || self.punch_file(ino, &range).await? {
+    pub async fn punch(&self, ino: u64, range: Range<u64>, kill: bool) -> Result<(), StagingError> {
+        let inode = self.inode(ino).await?;
+        let InodeBody::File(file) = &inode.body else { return Err(StagingError::IsDirectory) };
+        let range = range.start..range.end.min(file.size);
+        if range.is_empty() || self.punch_file(ino, &range, kill).await? {
             return Ok(());
         }
+        // Behind that it is zeros already, however long the file is.
+        let end = range.end.min(self.data_end(file));
         let mut at = range.start;
-        while at < range.end {
+        while at < end {
             // Zeros are written chunk by chunk: copy-up and the seal see an ordinary write.
-            let part = (self.chunk().bytes() - at % self.chunk().bytes()).min(range.end - at);
-            self.write(ino, at, &zeros(part as usize), false, false).await?;
+            let part = (self.chunk().bytes() - at % self.chunk().bytes()).min(end - at);
+            self.write(ino, at, &zeros(part as usize), false, kill).await?;
             at += part;
         }
         Ok(())
     }
 
+    /// Where the bytes of a file end that may be other than zeros.
+    fn data_end(&self, file: &FileData) -> u64 {
+        let local = match (file.local, &file.base) {
+            (Some(Place::Log { len, .. }), _) => len.into(),
+            (Some(Place::File(_)), None) => file.size,
+            (Some(Place::File(_)), Some(_)) => file.chunks.last().map_or(0, |(_, end)| end * self.chunk().bytes()),
+            (None, _) => 0,
+        };
+        let base = if file.base.is_some() { file.base_limit } else { 0 };
+        local.max(base).min(file.size)
+    }
+
     /// Frees the bytes of a data file that has no base below; `false` where that is not to be had.
-    async fn punch_file(&self, ino: u64, range: &Range<u64>) -> Result<bool, StagingError> {
+    async fn punch_file(&self, ino: u64, range: &Range<u64>, kill: bool) -> Result<bool, StagingError> {
         let _changing = self.change().await?;
         let mut inode = self.inode(ino).await?;
         let InodeBody::File(file) = &mut inode.body else { return Err(StagingError::IsDirectory) };
-        let (None, Some(Place::File(id))) = (&file.base, file.local) else { return Ok(false) };
-        self.preserve_existing(id, range.clone())?;
-        if sys::punch_hole(&*self.open_data(ino, id)?, range.start, range.end - range.start).is_err() {
-            return Ok(false);
+        match (&file.base, file.local) {
+            (None, Some(Place::File(id))) => {
+                self.preserve_existing(id, range.clone())?;
+                if sys::punch_hole(&*self.open_data(ino, id)?, range.start, range.end - range.start).is_err() {
+                    return Ok(false);
+                }
+                self.files().wrote(id);
+            }
+            _ if range.start < self.data_end(file) => return Ok(false),
+            // There is nothing but zeros: only the times say that it was asked for.
+            _ => {}
         }
-        self.files().wrote(id);
         let mut batch = Batch::default();
         self.forget_extents(&mut batch, ino, file);
         inode.version += 1;
         inode.attributes.mtime = self.now();
         inode.ctime = inode.attributes.mtime;
+        if kill {
+            kill_privileges(&mut inode);
+        }
         put_inode(&mut batch, ino, &inode);
         self.apply(batch)?;
         Ok(true)
+    }
+
+    /// Makes sure that the file is at least `size` bytes long, and that there is room for what it becomes longer.
+    pub async fn grow(&self, ino: u64, size: u64, kill: bool) -> Result<(), StagingError> {
+        let _changing = self.change().await?;
+        let mut inode = self.inode(ino).await?;
+        let InodeBody::File(file) = &inode.body else { return Err(StagingError::IsDirectory) };
+        if size <= file.size {
+            return Ok(());
+        }
+        let old_share = self.share(file);
+        self.check_space(size - file.size)?;
+        let mut batch = Batch::default();
+        let unused = self.resize(&mut batch, ino, &mut inode, size)?;
+        inode.attributes.mtime = self.now();
+        inode.ctime = inode.attributes.mtime;
+        if kill {
+            kill_privileges(&mut inode);
+        }
+        if let InodeBody::File(file) = &inode.body {
+            self.totals().count(old_share, self.share(file));
+        }
+        put_inode(&mut batch, ino, &inode);
+        self.apply(batch)?;
+        self.forget_place(unused);
+        Ok(())
+    }
+
+    // ---- holes ---------------------------------------------------------------------------------------------------------
+
+    /// Where a region of this kind begins in the file, at `offset` or behind it; a hole does at the end.
+    pub async fn seek(&self, ino: u64, offset: u64, region: Region) -> Result<Option<u64>, StagingError> {
+        let inode = self.inode(ino).await?;
+        let InodeBody::File(file) = &inode.body else { return Err(StagingError::IsDirectory) };
+        if offset >= file.size {
+            return Ok(None);
+        }
+        let size = self.chunk().bytes();
+        let mut span = offset..file.size;
+        if file.base.is_some() {
+            span.end = file.size.min((offset / size + 1) * size);
+        }
+        while !span.is_empty() {
+            if let Some(found) = self.seek_in(ino, file, span.clone(), region).await? {
+                return Ok(Some(found));
+            }
+            span = span.end..file.size.min(span.end.saturating_add(size));
+        }
+        Ok((region == Region::Hole).then_some(file.size))
+    }
+
+    /// The same inside `span`, which has one source: a file without a base, or one chunk.
+    async fn seek_in(
+        &self,
+        ino: u64,
+        file: &FileData,
+        span: Range<u64>,
+        region: Region,
+    ) -> Result<Option<u64>, StagingError> {
+        let index = span.start / self.chunk().bytes();
+        // Data lies in front of this end, nothing behind it.
+        let data_end = match (file.local, &file.base) {
+            (Some(Place::File(id)), _) if file.is_local(index) => {
+                let found = sys::seek_region(&*self.open_data(ino, id)?, span.start, region == Region::Hole)?;
+                // Behind the end of the data file there are only zeros.
+                let found = found.or((region == Region::Hole).then_some(span.start));
+                return Ok(found.filter(|found| span.contains(found)));
+            }
+            (Some(Place::Log { len, .. }), None) => len.into(),
+            (_, Some(base))
+                if span.start < file.base_limit && !self.reader().is_hole(base, ChunkIndex(index)).await? =>
+            {
+                file.base_limit
+            }
+            _ => 0,
+        };
+        let found = match region {
+            Region::Data => (span.start < data_end).then_some(span.start),
+            Region::Hole => Some(span.start.max(data_end)),
+        };
+        Ok(found.filter(|found| span.contains(found)))
     }
 
     // ---- the log's living records --------------------------------------------------------------------------------------

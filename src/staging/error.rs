@@ -34,6 +34,12 @@ pub enum StagingError {
     /// Larger than a file may be.
     #[error("larger than a file may be")]
     TooLarge,
+    /// More names than a file may have.
+    #[error("more names than a file may have")]
+    TooManyLinks,
+    /// The kernel knew a name or a file that is no more: it looks again, and its caller sees nothing of that.
+    #[error("gone meanwhile: to be looked at again")]
+    LookAgain,
     /// An argument makes no sense.
     #[error("{0}")]
     Invalid(&'static str),

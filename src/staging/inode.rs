@@ -23,6 +23,8 @@ pub const ROOT: u64 = 1;
 const NEW: u64 = 1 << 49;
 /// Bits of a number that name the base's row.
 const ROW_BITS: u32 = 33;
+/// In place of a directory's count: it shows directories of the base, which nobody has counted.
+const UNCOUNTED: u32 = u32::MAX;
 
 /// The number of the base's row `row`, in the tree's base generation.
 pub fn base_ino(generation: u64, row: RowId) -> u64 {
@@ -206,7 +208,8 @@ pub struct Inode {
     pub ctime: Timestamp,
     /// User xattrs.
     pub xattrs: Xattrs,
-    /// Names of it; 0 when it lives only as an open file.
+    /// Names of it; 0 when it lives only as an open file. Of a directory one more than the directories in it, or
+    /// [`UNCOUNTED`]; 0 when it was removed.
     pub nlink: u32,
     /// Its hard-link group, if it ever had two names.
     pub link: Option<LinkId>,
@@ -228,12 +231,14 @@ impl Inode {
 
     /// The inode of the base's entry at `row`; `link` is its group.
     pub fn of_base(row: RowId, entry: Entry, link: Option<LinkId>) -> Self {
-        let (body, base) = match entry.body {
-            Body::Directory { .. } => (InodeBody::Directory, Some(row)),
-            Body::File(file) => (InodeBody::File(FileData::stored(file)), None),
-            other => (InodeBody::Other(other), None),
+        let (attributes, xattrs) = (entry.attributes, entry.xattrs);
+        let (body, base, nlink) = match entry.body {
+            Body::Directory { counts, .. } => {
+                (InodeBody::Directory, Some(row), if counts.directories == 0 { 1 } else { UNCOUNTED })
+            }
+            Body::File(file) => (InodeBody::File(FileData::stored(file)), None, entry.nlink),
+            other => (InodeBody::Other(other), None, entry.nlink),
         };
-        let (attributes, xattrs, nlink) = (entry.attributes, entry.xattrs, entry.nlink);
         let (atime, ctime) = (attributes.mtime, attributes.mtime);
         Self { attributes, atime, ctime, xattrs, nlink, link, base, version: 0, body }
     }
@@ -257,9 +262,28 @@ impl Inode {
         }
     }
 
+    /// `st_nlink`. Of a directory 2 and one for each directory in it (its `..`); 1 where they are not counted, as btrfs
+    /// has it, so that nobody takes it for a number of directories.
+    pub fn links(&self) -> u32 {
+        match (self.kind(), self.nlink) {
+            (FileKind::Directory, UNCOUNTED) => 1,
+            (FileKind::Directory, 1..) => self.nlink + 1,
+            _ => self.nlink,
+        }
+    }
+
+    /// Says that this directory has one directory more, or one less.
+    pub fn count_directory(&mut self, is_more: bool) {
+        if self.nlink != UNCOUNTED {
+            // A tree staged by an earlier version began to count late: it never counts below none.
+            self.nlink = if is_more { self.nlink.saturating_add(1) } else { self.nlink.saturating_sub(1).max(1) };
+        }
+    }
+
     /// As an entry of a bundle, whose body the caller has worked out.
     pub fn entry(&self, body: Body) -> Entry {
-        Entry { attributes: self.attributes, xattrs: self.xattrs.clone(), nlink: self.nlink, body }
+        let nlink = if self.kind() == FileKind::Directory { 1 } else { self.nlink };
+        Entry { attributes: self.attributes, xattrs: self.xattrs.clone(), nlink, body }
     }
 
     /// The record's bytes.

@@ -9,6 +9,7 @@ use super::seal::Sealed;
 use super::tests::{CALLER, Host, World, name};
 use super::tree::SetAttr;
 use crate::model::chunk::{ChunkIndex, ChunkLayout, ChunkSize};
+use crate::model::entry::Region;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -94,7 +95,7 @@ impl Run {
                 self.model.resize(size as usize, 0);
             }
             Step::Punch { at, len } => {
-                tree.punch(self.ino, at.into()..u64::from(at) + u64::from(len)).await.unwrap();
+                tree.punch(self.ino, at.into()..u64::from(at) + u64::from(len), false).await.unwrap();
                 let end = (at as usize + len as usize).min(self.model.len());
                 if (at as usize) < end {
                     self.model[at as usize..end].fill(0);
@@ -131,7 +132,25 @@ impl Run {
         assert!(staged.files <= 1 && staged.bytes <= size + (1 << 20), "{staged:?} of {size}");
         let found = self.host.tree.read(self.ino, 0..size + 9).await.unwrap();
         assert!(found == self.model, "the file is not what was written");
+        self.check_holes().await;
         self.check_sealed().await;
+    }
+
+    /// Holes and data follow each other from the start to the end, and where a hole is said to be there are zeros.
+    async fn check_holes(&self) {
+        let (tree, size) = (&self.host.tree, self.model.len() as u64);
+        let mut at = 0;
+        while at < size {
+            let data = tree.seek(self.ino, at, Region::Data).await.unwrap().unwrap_or(size);
+            assert!(at <= data && self.model[at as usize..data as usize].iter().all(|byte| *byte == 0), "{at}..{data}");
+            let Some(hole) = tree.seek(self.ino, data, Region::Hole).await.unwrap() else { break };
+            assert!(hole > data && hole <= size, "data from {data} to {hole} of {size}");
+            at = hole;
+        }
+        assert_eq!(tree.seek(self.ino, size, Region::Hole).await.unwrap(), None);
+        let attr = tree.getattr(self.ino).await.unwrap();
+        assert!(attr.blocks > 0 || self.model.iter().all(|byte| *byte == 0), "no blocks, and data");
+        assert!(attr.blocks <= size.div_ceil(512));
     }
 
     async fn check_sealed(&self) {

@@ -104,7 +104,7 @@ impl Tree {
         let mut entries = Vec::with_capacity(step.entries.len());
         for (name, child, shown) in step.entries {
             let attr = match self.record(child)?.or(shown) {
-                Some(inode) => NodeAttr::of(child, &inode),
+                Some(inode) => self.shown(child, &inode),
                 None => self.getattr(child).await?,
             };
             entries.push((name, attr));
@@ -147,9 +147,12 @@ impl Tree {
         batch.put(Family::Names, child_key(parent, name), ino.to_be_bytes());
         put_inode(&mut batch, ino, &inode);
         touch(&mut directory, now);
+        if is_directory {
+            directory.count_directory(true);
+        }
         put_inode(&mut batch, parent, &directory);
         self.apply(batch)?;
-        Ok(NodeAttr::of(ino, &inode))
+        Ok(self.shown(ino, &inode))
     }
 
     /// Gives an inode a further name.
@@ -171,7 +174,7 @@ impl Tree {
             return Err(StagingError::Exists);
         }
         let now = self.now();
-        inode.nlink = inode.nlink.checked_add(1).ok_or(StagingError::TooLarge)?;
+        inode.nlink = inode.nlink.checked_add(1).ok_or(StagingError::TooManyLinks)?;
         inode.ctime = now;
         inode.link.get_or_insert_with(|| LinkId::from_parts(now.millis(), self.random()));
         let mut batch = Batch::default();
@@ -180,7 +183,7 @@ impl Tree {
         touch(&mut directory, now);
         put_inode(&mut batch, parent, &directory);
         self.apply(batch)?;
-        Ok(NodeAttr::of(ino, &inode))
+        Ok(self.shown(ino, &inode))
     }
 
     /// Removes a name that is no directory's.
@@ -194,7 +197,7 @@ impl Tree {
         let now = self.now();
         let mut batch = Batch::default();
         let gone = self.drop_name(&mut batch, child, inode, now);
-        self.whiteout(&mut batch, parent, name, now).await?;
+        self.whiteout(&mut batch, parent, name, false, now).await?;
         self.apply(batch)?;
         self.forget_place(gone);
         Ok(())
@@ -211,7 +214,7 @@ impl Tree {
         let now = self.now();
         let mut batch = Batch::default();
         self.drop_name(&mut batch, child, inode, now);
-        self.whiteout(&mut batch, parent, name, now).await?;
+        self.whiteout(&mut batch, parent, name, true, now).await?;
         Ok(self.apply(batch)?)
     }
 
@@ -241,6 +244,7 @@ impl Tree {
         let now = self.now();
         let mut batch = Batch::default();
         let mut gone = None;
+        let mut replaces_directory = false;
         if let Some(replaced) = self.child(to_parent, to_name).await? {
             if no_replace {
                 return Err(StagingError::Exists);
@@ -255,16 +259,21 @@ impl Tree {
                 (true, true) if !self.list(replaced, None, 1).await?.is_empty() => return Err(StagingError::NotEmpty),
                 _ => gone = self.drop_name(&mut batch, replaced, old, now),
             }
+            replaces_directory = is_directory;
         }
         inode.ctime = now;
         put_inode(&mut batch, moved, &inode);
-        self.whiteout(&mut batch, parent, name, now).await?;
+        let loses_directory = is_directory && (to_parent != parent || replaces_directory);
+        self.whiteout(&mut batch, parent, name, loses_directory, now).await?;
         if to_parent != parent {
             let mut directory = self.directory(to_parent).await?;
             if directory.nlink == 0 {
                 return Err(StagingError::NotFound);
             }
             touch(&mut directory, now);
+            if is_directory && !replaces_directory {
+                directory.count_directory(true);
+            }
             put_inode(&mut batch, to_parent, &directory);
         }
         batch.put(Family::Names, child_key(to_parent, to_name), moved.to_be_bytes());
@@ -295,10 +304,20 @@ impl Tree {
         let second = self.child(b.0, b.1).await?.ok_or(StagingError::NotFound)?;
         let now = self.now();
         let mut batch = Batch::default();
-        for ino in [a.0, b.0] {
-            let mut directory = self.directory(ino).await?;
+        let mut is_directory = [false; 2];
+        for (at, ino) in [first, second].into_iter().enumerate() {
+            let mut inode = self.inode(ino).await?;
+            is_directory[at] = inode.kind() == FileKind::Directory;
+            inode.ctime = now;
+            put_inode(&mut batch, ino, &inode);
+        }
+        for (parent, had, has) in [(a.0, is_directory[0], is_directory[1]), (b.0, is_directory[1], is_directory[0])] {
+            let mut directory = self.directory(parent).await?;
             touch(&mut directory, now);
-            put_inode(&mut batch, ino, &directory);
+            if had != has && a.0 != b.0 {
+                directory.count_directory(has);
+            }
+            put_inode(&mut batch, parent, &directory);
         }
         batch.put(Family::Names, child_key(a.0, a.1), second.to_be_bytes());
         batch.put(Family::Names, child_key(b.0, b.1), first.to_be_bytes());
@@ -316,14 +335,15 @@ impl Tree {
         self.bury(batch, ino, inode)
     }
 
-    /// Ends an inode that has no name and is not open; answers the place that has no use any more.
+    /// Ends an inode that has no name and is not open; answers the place that has no use any more. What it was is known
+    /// until [`Tree::forget_gone`].
     pub(super) fn bury(&self, batch: &mut Batch, ino: u64, mut inode: Inode) -> Option<Place> {
         let mut gone = None;
         if let InodeBody::File(file) = &mut inode.body {
             self.forget_extents(batch, ino, file);
             self.totals().count(self.share(file), Share::default());
             gone = file.local.take();
-            *file = FileData::empty();
+            *file = FileData { size: file.size, ..FileData::empty() };
         }
         let base = self.base();
         if base.snapshot.is_some() && base_row(base.generation, ino).is_some() {
@@ -331,16 +351,19 @@ impl Tree {
             put_inode(batch, ino, &inode);
         } else {
             batch.delete(Family::Inodes, ino.to_be_bytes());
+            self.gone().insert(ino, inode);
         }
         gone
     }
 
-    /// Removes a name: by a whiteout where the base shows through, else altogether.
+    /// Removes a name: by a whiteout where the base shows through, else altogether. With `loses_directory` the directory
+    /// has one directory less.
     async fn whiteout(
         &self,
         batch: &mut Batch,
         parent: u64,
         name: &FileName,
+        loses_directory: bool,
         now: Timestamp,
     ) -> Result<(), StagingError> {
         let mut directory = self.directory(parent).await?;
@@ -350,6 +373,9 @@ impl Tree {
             batch.delete(Family::Names, child_key(parent, name));
         }
         touch(&mut directory, now);
+        if loses_directory {
+            directory.count_directory(false);
+        }
         put_inode(batch, parent, &directory);
         Ok(())
     }

@@ -200,9 +200,7 @@ impl<'a> Tables<'a> {
                 let key = RowKey::child(path, &name);
                 if inode.kind() == FileKind::Directory {
                     let body = Body::Directory { counts: TreeCounts::default(), opaque: false };
-                    let mut entry = inode.entry(body);
-                    entry.nlink = 1;
-                    self.writer.directory(key, entry);
+                    self.writer.directory(key, inode.entry(body));
                     below.push((child, inode, path.join(&name)));
                 } else {
                     self.file(key, path, &name, child, inode).await?;

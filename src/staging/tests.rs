@@ -376,6 +376,50 @@ async fn an_open_file_without_a_name_lives_until_its_last_release() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_gone_is_known_until_the_kernel_forgets_it_and_is_not_opened_again() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let file = here.put(ROOT, "f", b"still here").await;
+    let dir = here.mkdir(ROOT, "d").await;
+    here.tree.unlink(ROOT, &name("f")).await.unwrap();
+    here.tree.rmdir(ROOT, &name("d")).await.unwrap();
+    let found = here.tree.getattr(file).await.unwrap();
+    assert_eq!((found.size, found.nlink), (10, 0));
+    assert_eq!(here.tree.getattr(dir).await.unwrap().nlink, 0);
+    assert!(matches!(here.tree.open_file(file).await, Err(StagingError::LookAgain)));
+    assert!(here.tree.read(file, 0..99).await.is_err());
+    for ino in [file, dir] {
+        here.tree.forget_gone(ino);
+        assert!(matches!(here.tree.getattr(ino).await, Err(StagingError::Stale)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_counts_its_directories_where_the_base_has_none() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let above = here.mkdir(ROOT, "above").await;
+    let leaf = here.mkdir(above, "leaf").await;
+    here.put(leaf, "f", b"x").await;
+    let links = |host: &Host, ino| {
+        let tree = host.tree.clone();
+        async move { tree.getattr(ino).await.unwrap().nlink }
+    };
+    assert_eq!((links(&here, ROOT).await, links(&here, above).await, links(&here, leaf).await), (3, 3, 2));
+    let bundle = here.commit().await.bundle;
+    assert_eq!(world.entry(bundle, "above").await.unwrap().nlink, 1, "a bundle says nothing of it");
+    let there = world.host("there").await;
+    let above = there.tree.lookup(ROOT, &name("above")).await.unwrap();
+    let leaf = there.tree.lookup(above.ino, &name("leaf")).await.unwrap();
+    assert_eq!((above.nlink, leaf.nlink), (1, 2));
+    there.mkdir(above.ino, "more").await;
+    there.mkdir(leaf.ino, "more").await;
+    assert_eq!((links(&there, above.ino).await, links(&there, leaf.ino).await), (1, 3));
+    there.tree.rmdir(leaf.ino, &name("more")).await.unwrap();
+    assert_eq!(links(&there, leaf.ino).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hole_is_kept_and_a_cut_file_grows_with_zeros() {
     let world = World::new().await;
     let here = world.host("here").await;

@@ -14,15 +14,15 @@
 //!
 //! # Lock order
 //!
-//! `changing` (async) → `open` → `Preserved::state` → the locks of `StagedFiles`. The std locks are never held across an
-//! await.
+//! `changing` (async) → `open` → `Preserved::state` → the locks of `StagedFiles`; `gone` takes no other. The std locks are
+//! never held across an await.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 
 pub use super::attributes::{Caller, NodeAttr, SetAttr};
 pub use super::base::Base;
@@ -121,6 +121,8 @@ pub struct Tree {
     dirty: AtomicBool,
     frozen: AtomicBool,
     sealed: Mutex<Weak<Preserved>>,
+    /// Inodes that are no more but that the kernel may hold, without their bytes.
+    gone: Mutex<HashMap<u64, Inode>>,
     since_check: AtomicU64,
     totals: Totals,
     _lock: File,
@@ -176,6 +178,7 @@ impl Tree {
             dirty: AtomicBool::new(dirty),
             frozen: AtomicBool::new(false),
             sealed: Mutex::new(Weak::new()),
+            gone: Mutex::default(),
             since_check: AtomicU64::new(SPACE_CHECK_BYTES),
             totals,
             config,
@@ -223,6 +226,10 @@ impl Tree {
 
     pub(super) fn totals(&self) -> &Totals {
         &self.totals
+    }
+
+    pub(super) fn gone(&self) -> MutexGuard<'_, HashMap<u64, Inode>> {
+        self.gone.lock().expect("nothing panics while it holds what is gone")
     }
 
     pub(super) fn share(&self, file: &FileData) -> Share {
@@ -417,6 +424,7 @@ impl Tree {
         *self.base.write().expect("nothing panics while it holds the base") = Arc::new(base);
         self.changes_at_base.store(self.changes(), Ordering::Release);
         self.files.clear()?;
+        self.gone().clear();
         Ok(true)
     }
 }

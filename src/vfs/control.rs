@@ -76,8 +76,17 @@ impl Vfs {
         let (uid, gid) = self.settings().owner;
         let attributes = Attributes { permissions, uid, gid, mtime: now };
         let ino = self.name_ino(node);
-        let attr =
-            NodeAttr { ino, kind: FileKind::Regular, attributes, atime: now, ctime: now, size, nlink: 1, rdev: 0 };
+        let attr = NodeAttr {
+            ino,
+            kind: FileKind::Regular,
+            attributes,
+            atime: now,
+            ctime: now,
+            size,
+            nlink: 1,
+            rdev: 0,
+            blocks: 0,
+        };
         Ok(Found { attr, ttl: Ttl::None })
     }
 
@@ -285,9 +294,22 @@ impl Vfs {
         let _ = self.control.flush.set(flush);
     }
 
+    /// Writes back what was stored through mappings of this file.
+    pub(super) async fn flush_mapped_of(&self, ino: Ino) {
+        let is_open =
+            self.control.writers.lock().expect("nothing panics while it holds the writers").contains_key(&ino);
+        if is_open {
+            self.flush_files(vec![ino]).await;
+        }
+    }
+
     async fn flush_mapped(&self) {
         let open: Vec<Ino> =
             self.control.writers.lock().expect("nothing panics while it holds the writers").keys().copied().collect();
+        self.flush_files(open).await;
+    }
+
+    async fn flush_files(&self, open: Vec<Ino>) {
         if let (Some(flush), false) = (self.control.flush.get().cloned(), open.is_empty()) {
             // On a thread of its own: the kernel answers by sending WRITEs, and waits for the FUSE thread to take them.
             // A thread that panicked has flushed what it could.

@@ -1,8 +1,8 @@
 //! Refusals in POSIX terms: the one place that knows errno.
 
 use libc::{
-    EBUSY, EEXIST, EFBIG, EINVAL, EIO, EISDIR, ENODATA, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, ENXIO, EOPNOTSUPP, EPERM,
-    EROFS, ESTALE, ETIMEDOUT, EXDEV,
+    EBUSY, EEXIST, EFBIG, EINVAL, EIO, EISDIR, EMLINK, ENODATA, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, ENXIO, EOPNOTSUPP,
+    EPERM, EROFS, ESTALE, ETIMEDOUT, EXDEV,
 };
 
 use crate::content::packer::PackError;
@@ -77,7 +77,8 @@ pub enum VfsError {
 impl VfsError {
     /// Whether it points at a disk, a store or damage, and belongs into the log.
     pub fn is_worth_telling(&self) -> bool {
-        matches!(self.errno(), EIO | ETIMEDOUT | ESTALE | ENOSPC | EBUSY)
+        let is_daily = matches!(self, Self::Staging(StagingError::LookAgain));
+        !is_daily && matches!(self.errno(), EIO | ETIMEDOUT | ESTALE | ENOSPC | EBUSY)
     }
 
     /// The errno that a local file system would give.
@@ -121,9 +122,11 @@ fn staging(error: &StagingError) -> i32 {
         StagingError::Reserved => EPERM,
         StagingError::NoSpace => ENOSPC,
         StagingError::TooLarge => EFBIG,
+        StagingError::TooManyLinks => EMLINK,
         StagingError::Invalid(_) => EINVAL,
         StagingError::NoXattr => ENODATA,
-        StagingError::Stale => ESTALE,
+        // open(2) begins anew, past what the kernel has cached.
+        StagingError::Stale | StagingError::LookAgain => ESTALE,
         StagingError::Busy(_) => EBUSY,
         StagingError::Frozen => EROFS,
         StagingError::State(_) | StagingError::Io(_) | StagingError::Database(_) | StagingError::Record(_) => EIO,

@@ -98,14 +98,16 @@ impl Known {
         *self.state().entries.entry(ino).or_default() += 1;
     }
 
-    /// Takes lookups back.
-    pub fn forget(&self, ino: Ino, lookups: u64) {
+    /// Takes lookups back; answers whether none is left.
+    pub fn forget(&self, ino: Ino, lookups: u64) -> bool {
         let mut state = self.state();
-        let Some(count) = state.entries.get_mut(&ino) else { return };
+        let Some(count) = state.entries.get_mut(&ino) else { return false };
         *count = count.saturating_sub(lookups);
-        if *count == 0 {
+        let is_unknown = *count == 0;
+        if is_unknown {
             state.entries.remove(&ino);
         }
+        is_unknown
     }
 
     /// How many lookups are outstanding.
