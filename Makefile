@@ -6,11 +6,12 @@ SBINDIR ?= /sbin
 CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help deps build quickstart test acceptance bench install uninstall clean
+.PHONY: help deps build quickstart test fstests acceptance bench install uninstall clean
 
 help:
 	@echo "make quickstart   build, and see the main job on a local store"
 	@echo "make test         run all tests"
+	@echo "make fstests      file system suites and real programs on a staging tree, the long form (root)"
 	@echo "make acceptance   large real trees through the main job, over a directory and S3; prints a table (root)"
 	@echo "make bench        measure the main job beside the local disk (release build)"
 	@echo "make install      install datamon and its mount helpers (PREFIX=$(PREFIX), SBINDIR=$(SBINDIR))"
@@ -36,6 +37,10 @@ test: deps
 	@tests/tools.sh
 	$(CARGO) build -q -p datamon-mount-helper
 	$(CARGO) test --workspace
+
+fstests: build
+	@tests/tools.sh
+	@tests/fstests/run.sh "$(TARGET)/debug/datamon" "$(TARGET)/test-tools"
 
 acceptance: build
 	@tests/tools.sh

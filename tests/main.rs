@@ -5,6 +5,7 @@ mod suites {
     mod harness;
     mod kernel;
     mod mount;
+    mod posix;
     mod scripts;
     mod tidy;
     mod trees;

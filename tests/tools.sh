@@ -1,21 +1,36 @@
 #!/usr/bin/env bash
-# Installs what the tests talk to, once, under target/test-tools: an S3 server from PyPI. Quiet when it is there.
+# Installs what the tests talk to and are measured by, once, under target/test-tools: an S3 server from PyPI, and the file
+# system suites pjdfstest and fsx from crates.io. Quiet when they are there.
 set -eu
 cd "$(dirname "$0")/.."
-version=1.5.33
+ministack=1.5.33
+suites=(pjdfstest@0.2.2 fsx@0.3.2)
 tools=${CARGO_TARGET_DIR:-target}/test-tools
-# A moved directory or a new Python leaves an environment that is there and does not work.
-[ -e "$tools/ministack-$version" ] && "$tools/venv/bin/python3" -c 'import ministack' 2>/dev/null && exit 0
-
-# Debian's own has the venv module that install-deps.sh asks for; another in PATH need not have it.
-python=/usr/bin/python3
-[ -x "$python" ] || python=python3
-rm -rf "$tools"
 mkdir -p "$tools"
-echo "tests: installing the S3 server ministack $version into $tools"
-"$python" -m venv "$tools/venv"
-if ! "$tools/venv/bin/python3" -m pip install -q --disable-pip-version-check "ministack==$version"; then
-    echo "tests: ministack $version: cannot be installed from PyPI (see above; PIP_INDEX_URL names a mirror)" >&2
-    exit 1
+
+# A moved directory or a new Python leaves an environment that is there and does not work.
+if ! [ -e "$tools/ministack-$ministack" ] || ! "$tools/venv/bin/python3" -c 'import ministack' 2>/dev/null; then
+    # Debian's own has the venv module that install-deps.sh asks for; another in PATH need not have it.
+    python=/usr/bin/python3
+    [ -x "$python" ] || python=python3
+    rm -rf "$tools/venv" "$tools"/ministack-*
+    echo "tests: installing the S3 server ministack $ministack into $tools"
+    "$python" -m venv "$tools/venv"
+    if ! "$tools/venv/bin/python3" -m pip install -q --disable-pip-version-check "ministack==$ministack"; then
+        echo "tests: ministack $ministack: cannot be installed from PyPI (see above; PIP_INDEX_URL names a mirror)" >&2
+        exit 1
+    fi
+    touch "$tools/ministack-$ministack"
 fi
-touch "$tools/ministack-$version"
+
+for suite in "${suites[@]}"; do
+    [ -x "$tools/$suite/bin/${suite%@*}" ] && continue
+    echo "tests: installing ${suite/@/ } into $tools"
+    rm -rf "${tools:?}/${suite%@*}"@*
+    # A build directory of its own: ours is made with other flags.
+    if ! cargo install -q --locked --root "$tools/$suite" --target-dir "$tools/build" "$suite"; then
+        echo "tests: ${suite/@/ }: cannot be installed from crates.io (see above)" >&2
+        exit 1
+    fi
+    rm -rf "$tools/build"
+done

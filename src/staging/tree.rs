@@ -332,7 +332,8 @@ impl Tree {
 
     /// Refuses file data when the disk is nearly full.
     pub(super) fn check_space(&self, bytes: u64) -> Result<(), StagingError> {
-        if self.since_check.fetch_add(bytes, Ordering::Relaxed) < SPACE_CHECK_BYTES {
+        let unchecked = self.since_check.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        if unchecked < SPACE_CHECK_BYTES {
             return Ok(());
         }
         let found = sys::file_system(&self.config.dir)?;

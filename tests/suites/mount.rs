@@ -301,7 +301,6 @@ fn staging_says_what_it_does_not_keep() {
     fs::write(&file, vec![0; 1 << 20]).unwrap();
     fs::create_dir_all(staging.join("a/b")).unwrap();
     use std::os::unix::fs::MetadataExt;
-    assert_eq!(fs::metadata(staging.join("a")).unwrap().nlink(), 2);
     run(Command::new("touch").args(["-a", "-d", "2001-01-01"]).arg(&file));
     let meta = fs::metadata(&file).unwrap();
     assert_eq!((meta.atime(), meta.atime_nsec()), (978_307_200, 0), "kept while the file is staged");
@@ -313,8 +312,6 @@ fn staging_says_what_it_does_not_keep() {
     }
     let setfacl = Command::new("setfacl").args(["-m", "u:1:r"]).arg(&file).output().unwrap();
     assert!(text(&setfacl).contains("Operation not supported"), "{}", text(&setfacl));
-    let seek = "import os, sys; print(os.lseek(os.open(sys.argv[1], os.O_RDONLY), 0, os.SEEK_HOLE))";
-    assert_eq!(run(Command::new("python3").args(["-c", seek]).arg(&file)), "1048576\n");
     const EINVAL: i32 = 22;
     for name in [".hidden", "with space", "-dash", &"x".repeat(129)] {
         assert_eq!(refusal(fs::create_dir(mnt.join(name))), EINVAL, "{name}");

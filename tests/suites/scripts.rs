@@ -6,8 +6,16 @@ use std::process::Command;
 #[test]
 fn every_script_is_well_formed_and_executable() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let scripts =
-        ["packaging/install-deps.sh", "tests/tools.sh", "scripts/quickstart.sh", "scripts/acceptance.sh", ".ci/run"];
+    let scripts = [
+        "packaging/install-deps.sh",
+        "tests/tools.sh",
+        "tests/fstests/run.sh",
+        "tests/fstests/programs/git.sh",
+        "tests/fstests/programs/copies.sh",
+        "scripts/quickstart.sh",
+        "scripts/acceptance.sh",
+        ".ci/run",
+    ];
     for script in scripts {
         let path = root.join(script);
         let checked = Command::new("bash").arg("-n").arg(&path).status().unwrap();
