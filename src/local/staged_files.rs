@@ -181,7 +181,12 @@ impl StagedFiles {
     // ---- the log -----------------------------------------------------------------------------------------------------
 
     /// Appends the bytes of the file `ino`. `next_id` gives an unused id if a new segment is due.
-    pub fn append(&self, ino: u64, bytes: &[&[u8]], next_id: impl FnOnce() -> u64) -> io::Result<Place> {
+    pub fn append<E: From<io::Error>>(
+        &self,
+        ino: u64,
+        bytes: &[&[u8]],
+        next_id: impl FnOnce() -> Result<u64, E>,
+    ) -> Result<Place, E> {
         let len: usize = bytes.iter().map(|part| part.len()).sum();
         let mut record = Vec::with_capacity(RECORD_HEAD_BYTES as usize + len);
         record.extend_from_slice(&ino.to_le_bytes());
@@ -192,7 +197,7 @@ impl StagedFiles {
         let (segment, file, at) = match log.current.clone() {
             Some((id, file, at)) if at + record.len() as u64 <= SEGMENT_BYTES => (id, file, at),
             full => {
-                let id = next_id();
+                let id = next_id()?;
                 let path = self.segment_path(id);
                 let file = Arc::new(File::options().read(true).write(true).create_new(true).open(path)?);
                 self.unsynced().waiting.insert(Holder::Directory(None));
@@ -421,8 +426,8 @@ mod tests {
     fn what_is_appended_is_read_again_also_by_the_next_life() {
         let dir = tempfile::tempdir().unwrap();
         let files = StagedFiles::open(dir.path()).unwrap();
-        let first = files.append(7, &[b"he", b"llo"], || 1).unwrap();
-        let second = files.append(8, &[b""], || 2).unwrap();
+        let first = files.append(7, &[b"he", b"llo"], || Ok::<_, io::Error>(1)).unwrap();
+        let second = files.append(8, &[b""], || Ok::<_, io::Error>(2)).unwrap();
         assert_eq!(read(&files, first), b"hello");
         assert_eq!(files.records(1).unwrap().iter().map(|record| record.ino).collect::<Vec<_>>(), [7, 8]);
         let again = StagedFiles::open(dir.path()).unwrap();
@@ -436,7 +441,7 @@ mod tests {
     fn a_segment_without_use_is_removed_unless_it_is_being_filled() {
         let dir = tempfile::tempdir().unwrap();
         let files = StagedFiles::open(dir.path()).unwrap();
-        let place = files.append(7, &[b"a"], || 1).unwrap();
+        let place = files.append(7, &[b"a"], || Ok::<_, io::Error>(1)).unwrap();
         files.forget(place);
         assert!(dir.path().join("log/1").exists());
         let next = StagedFiles::open(dir.path()).unwrap();
@@ -449,7 +454,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = StagedFiles::open(dir.path()).unwrap();
         let mut ids = 0..;
-        let mut next = || ids.next().unwrap();
+        let mut next = || Ok::<_, io::Error>(ids.next().unwrap());
         let bytes = vec![1; 60 << 10];
         let places: Vec<_> = (0..1100).map(|n| files.append(n, &[&bytes], &mut next).unwrap()).collect();
         assert_eq!(files.half_dead(), None);

@@ -275,9 +275,9 @@ impl Tree {
         let old_size = file.size;
         let old_share = self.share(file);
         let unused = if self.suits_the_log(file, &range) {
-            self.write_log(&mut batch, ino, file, &range, write.data, copied)?
+            self.write_log(ino, file, &range, write.data, copied)?
         } else {
-            self.write_file(&mut batch, ino, file, &range, write.data, copied)?
+            self.write_file(ino, file, &range, write.data, copied)?
         };
         if let (true, Some(place)) = (copies_safe_bytes, file.local) {
             self.files().sync_place(place)?;
@@ -325,7 +325,6 @@ impl Tree {
     /// Appends the file as it is after the write to the log; answers the place that has no use any more.
     fn write_log(
         &self,
-        batch: &mut Batch,
         ino: u64,
         file: &mut FileData,
         range: &Range<u64>,
@@ -341,7 +340,7 @@ impl Tree {
         let kept = before.len().min(start);
         let gap = start - kept;
         let parts = [&before[..kept], &zeros(gap), data, before.get(end..).unwrap_or_default()];
-        let place = self.files().append(ino, &parts, || self.next_data(batch))?;
+        let place = self.files().append(ino, &parts, || Ok::<_, StagingError>(self.next_data()?))?;
         file.base = None;
         file.base_limit = 0;
         file.chunks.clear();
@@ -351,7 +350,6 @@ impl Tree {
     /// Writes into the file's data file, which is made if there is none; answers the place that has no use any more.
     fn write_file(
         &self,
-        batch: &mut Batch,
         ino: u64,
         file: &mut FileData,
         range: &Range<u64>,
@@ -370,7 +368,7 @@ impl Tree {
                     Some(place @ Place::Log { len, .. }) => self.read_local(ino, place, 0..u64::from(len))?,
                     _ => Vec::new(),
                 };
-                let id = self.next_data(batch);
+                let id = self.next_data()?;
                 let out = Arc::new(self.files().create(id)?);
                 out.write_all_at(&before, 0)?;
                 if let Some(open) = self.open_files().get_mut(&ino) {
@@ -463,7 +461,7 @@ impl Tree {
         }
         match file.local {
             // What was cut off must not come back when the file grows again.
-            Some(Place::Log { len, .. }) if size < u64::from(len) => return self.cut_log(batch, ino, file, size),
+            Some(Place::Log { len, .. }) if size < u64::from(len) => return self.cut_log(ino, file, size),
             _ => {}
         }
         file.size = size;
@@ -481,7 +479,6 @@ impl Tree {
     /// Appends the first `size` bytes of a small file again: the length of a record is fixed.
     fn cut_log(
         &self,
-        batch: &mut Batch,
         ino: u64,
         file: &mut FileData,
         size: u64,
@@ -489,7 +486,7 @@ impl Tree {
         let place = file.local.expect("the caller saw it");
         let kept = self.read_local(ino, place, 0..size)?;
         let is_safe = self.is_safe_in_log(file);
-        let cut = self.files().append(ino, &[&kept], || self.next_data(batch))?;
+        let cut = self.files().append(ino, &[&kept], || Ok::<_, StagingError>(self.next_data()?))?;
         if is_safe {
             self.files().sync_place(cut)?;
         }
@@ -561,9 +558,7 @@ impl Tree {
             let (ino, Place::Log { len, .. }) = (record.ino, record.place) else { continue };
             if self.lies_at(ino, record.place)? {
                 let bytes = self.read_local(ino, record.place, 0..len.into())?;
-                let mut batch = Batch::default();
-                let place = self.files().append(ino, &[&bytes], || self.next_data(&mut batch))?;
-                self.db().write(batch)?;
+                let place = self.files().append(ino, &[&bytes], || Ok::<_, StagingError>(self.next_data()?))?;
                 moved.push((ino, record.place, place));
             }
         }

@@ -143,7 +143,7 @@ impl Tree {
         let gid = if inherits { directory.attributes.gid } else { caller.gid };
         let inode = Inode::new(Attributes { permissions: mode, uid: caller.uid, gid, mtime: now }, body);
         let mut batch = Batch::default();
-        let ino = new_ino(self.next_ino(&mut batch));
+        let ino = new_ino(self.next_ino()?);
         batch.put(Family::Names, child_key(parent, name), ino.to_be_bytes());
         put_inode(&mut batch, ino, &inode);
         touch(&mut directory, now);

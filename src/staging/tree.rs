@@ -57,27 +57,39 @@ const WALK_STEP: usize = 4_096;
 const GENERATIONS: u64 = 1 << 14;
 
 /// Numbers that survive the process: given out from memory, reserved in steps.
+///
+/// A reservation is written before a number of it is given out, and by itself: one that went with the change that takes
+/// the number would be lost with it if the change failed, and the next life would give the same numbers again.
 pub(super) struct Numbers {
     key: &'static [u8],
     next: AtomicU64,
+    /// Changed under `reserving` only.
     reserved: AtomicU64,
+    reserving: Mutex<()>,
 }
 
 impl Numbers {
     fn load(db: &Database, key: &'static [u8]) -> Result<Self, StagingError> {
         let start = get_number(db, key)?.unwrap_or(1);
-        Ok(Self { key, next: AtomicU64::new(start), reserved: AtomicU64::new(start) })
+        let (next, reserved) = (AtomicU64::new(start), AtomicU64::new(start));
+        Ok(Self { key, next, reserved, reserving: Mutex::new(()) })
     }
 
-    /// The next number; a reservation, when one is due, goes into `batch`.
-    fn take(&self, batch: &mut Batch) -> u64 {
+    /// The next number.
+    fn take(&self, db: &Database) -> Result<u64, DatabaseError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        if number >= self.reserved.load(Ordering::Relaxed) {
-            let reserved = number + RESERVE_STEP;
-            self.reserved.store(reserved, Ordering::Relaxed);
-            batch.put(Family::Meta, self.key, reserved.to_be_bytes());
+        if number < self.reserved.load(Ordering::Acquire) {
+            return Ok(number);
         }
-        number
+        let _reserving = self.reserving.lock().expect("no code panics while it reserves");
+        if number >= self.reserved.load(Ordering::Acquire) {
+            let reserved = number + RESERVE_STEP;
+            let mut batch = Batch::default();
+            batch.put(Family::Meta, self.key, reserved.to_be_bytes());
+            db.write(batch)?;
+            self.reserved.store(reserved, Ordering::Release);
+        }
+        Ok(number)
     }
 }
 
@@ -282,12 +294,12 @@ impl Tree {
         self.config.entropy.random()
     }
 
-    pub(super) fn next_ino(&self, batch: &mut Batch) -> u64 {
-        self.inos.take(batch)
+    pub(super) fn next_ino(&self) -> Result<u64, DatabaseError> {
+        self.inos.take(&self.db)
     }
 
-    pub(super) fn next_data(&self, batch: &mut Batch) -> u64 {
-        self.data_ids.take(batch)
+    pub(super) fn next_data(&self) -> Result<u64, DatabaseError> {
+        self.data_ids.take(&self.db)
     }
 
     pub(super) fn apply(&self, mut batch: Batch) -> Result<(), DatabaseError> {
@@ -541,5 +553,22 @@ fn check_version(dir: &Path) -> Result<(), StagingError> {
             Ok(())
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod unit_tests {
+    use super::*;
+
+    #[test]
+    fn a_number_whose_change_failed_is_not_given_out_by_the_next_life() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Database::open(dir.path()).unwrap();
+        let numbers = Numbers::load(&db, b"next_ino").unwrap();
+        // Nothing is written with these: the change that took them failed.
+        let given: Vec<u64> = (0..3).map(|_| numbers.take(&db).unwrap()).collect();
+        assert_eq!(given, [1, 2, 3]);
+        let next_life = Numbers::load(&db, b"next_ino").unwrap();
+        assert!(next_life.take(&db).unwrap() > 3);
     }
 }
