@@ -306,6 +306,13 @@ impl StagedFiles {
 
     // ---- both --------------------------------------------------------------------------------------------------------
 
+    /// Notes that nothing leads to a place any more, as soon as that is on the disk: no sync owes its bytes.
+    pub fn disown(&self, place: Place) {
+        if let Place::File(id) = place {
+            self.unsynced().waiting.remove(&Holder::File(id));
+        }
+    }
+
     /// Lets a place go: nothing leads to it any more. What cannot be removed now is found unused at the next start.
     pub fn forget(&self, place: Place) {
         match place {

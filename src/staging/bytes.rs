@@ -11,7 +11,8 @@
 //!
 //! The database's log may reach the disk before the bytes that a record leads to. So where a record is about to lead
 //! away from bytes that are on the disk (or in the store) to a copy of them, the copy is put on the disk first; and a data
-//! file is cut only after the record that says so is there. What a program wrote and did not sync may be lost, nothing else.
+//! file is cut or removed only after the record that says so is there ([`super::retired`]). What a program wrote and did
+//! not sync may be lost, nothing else.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -204,7 +205,14 @@ impl Tree {
         append: bool,
         kill: bool,
     ) -> Result<u64, StagingError> {
-        self.check_space(data.len() as u64)?;
+        match self.check_space(data.len() as u64) {
+            // What was removed a moment ago may still take its room.
+            Err(StagingError::NoSpace) if !self.retired().is_empty() => {
+                self.reap().await?;
+                self.check_space(data.len() as u64)?;
+            }
+            checked => checked?,
+        }
         let write = Write { offset, data, append, kill };
         let mut may_block = false;
         loop {
@@ -239,7 +247,10 @@ impl Tree {
         let attempt = || {
             let Some(_changing) = self.try_change()? else { return Ok(None) };
             let Some(inode) = self.record(ino)? else { return Ok(None) };
-            self.check_space(data.len() as u64)?;
+            match self.check_space(data.len() as u64) {
+                Err(StagingError::NoSpace) if !self.retired().is_empty() => return Ok(None),
+                checked => checked?,
+            }
             let write = Write { offset, data, append, kill };
             Ok(match self.write_locked(ino, inode, &write, &HashMap::new(), false)? {
                 Outcome::Done(size) => Some(size),
@@ -552,6 +563,7 @@ impl Tree {
 
     /// Moves what is left of one segment that is more than half dead to the log's end; `false` if there is none.
     pub async fn tidy_log(&self) -> Result<bool, StagingError> {
+        self.reap().await?;
         let Some(segment) = self.files().half_dead() else { return Ok(false) };
         let mut moved = Vec::new();
         for record in self.files().records(segment)? {
@@ -562,7 +574,7 @@ impl Tree {
                 moved.push((ino, record.place, place));
             }
         }
-        // The copies are safe before the records lead to them, and the records before the old bytes go.
+        // The copies are safe before the records lead to them.
         self.sync_files().await?;
         let mut unused = Vec::new();
         for (ino, old, new) in moved {
@@ -584,9 +596,8 @@ impl Tree {
             self.db().write(batch)?;
             unused.push(old);
         }
-        let db = self.db().clone();
-        tokio::task::spawn_blocking(move || db.sync()).await.expect("syncing does not panic")?;
         unused.into_iter().for_each(|place| self.forget_place(Some(place)));
+        self.reap().await?;
         Ok(true)
     }
 

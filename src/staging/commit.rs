@@ -255,6 +255,10 @@ impl Committer {
         };
         // Published, in vain, or failed: what comes next begins with the journal.
         lane.active = None;
+        if outcome.is_ok() {
+            // Who asked for the commit may have done so for the room. What fails here is tried again.
+            let _ = self.tree.reap().await;
+        }
         match outcome? {
             Some(report) => Ok(report),
             None => self.unchanged(&request).await,

@@ -446,3 +446,123 @@ async fn the_log_gives_space_back_and_what_lives_in_it_moves() {
         assert!(again.read(*ino, 0..60_000).await == noise(*n, 60_000), "also in the next life");
     }
 }
+
+// ---- power cuts ----------------------------------------------------------------------------------------------------------
+
+/// A copy of the database as it is on the disk after a sync: what a power cut leaves of it, whatever was written later.
+struct OnDisk(tempfile::TempDir);
+
+impl OnDisk {
+    fn of(dir: &Path) -> Self {
+        let copy = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(dir.join("db")).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+        Self(copy)
+    }
+
+    /// The power is cut: of the database only this is left, of the files everything that was done to them.
+    fn is_all_that_is_left(self, dir: &Path) {
+        std::fs::remove_dir_all(dir.join("db")).unwrap();
+        std::fs::create_dir(dir.join("db")).unwrap();
+        for entry in std::fs::read_dir(self.0.path()).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), dir.join("db").join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+impl World {
+    fn dir(&self, host: &str) -> std::path::PathBuf {
+        self.state.path().join(host)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_are_not_removed_before_the_record_that_lets_them_go_is_safe() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let (small, large) = (noise(1, 5_000), noise(2, 3 * MIB));
+    for (n, bytes) in [&small, &large].into_iter().enumerate() {
+        for what in ["unlinked", "replaced", "emptied", "rewritten", "committed", "open"] {
+            here.put(ROOT, &format!("{what}-{n}"), bytes).await;
+        }
+        here.put(ROOT, &format!("new-{n}"), b"new").await;
+    }
+    here.tree.sync().unwrap();
+    let on_disk = OnDisk::of(&world.dir("here"));
+    for n in 0..2 {
+        here.tree.unlink(ROOT, &name(&format!("unlinked-{n}"))).await.unwrap();
+        here.tree.rename(ROOT, &name(&format!("new-{n}")), ROOT, &name(&format!("replaced-{n}")), false).await.unwrap();
+        here.put(ROOT, &format!("emptied-{n}"), b"").await;
+        here.put(ROOT, &format!("rewritten-{n}"), &noise(3, 100_000)).await;
+        let open = here.tree.lookup(ROOT, &name(&format!("open-{n}"))).await.unwrap().ino;
+        here.tree.open_file(open).await.unwrap();
+        here.tree.unlink(ROOT, &name(&format!("open-{n}"))).await.unwrap();
+        here.tree.release(open).await.unwrap();
+    }
+    drop(here);
+    on_disk.is_all_that_is_left(&world.dir("here"));
+    let again = world.host("here").await;
+    for (n, bytes) in [&small, &large].into_iter().enumerate() {
+        for what in ["unlinked", "replaced", "emptied", "rewritten", "committed", "open"] {
+            let ino = again.tree.lookup(ROOT, &name(&format!("{what}-{n}"))).await.unwrap().ino;
+            assert!(again.read(ino, 0..u64::MAX).await == *bytes, "{what}-{n}");
+        }
+    }
+    again.commit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_after_a_commit_finds_the_staged_bytes_or_the_record_of_the_bundle() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let (small, large) = (noise(1, 5_000), noise(2, 3 * MIB));
+    here.put(ROOT, "small", &small).await;
+    here.put(ROOT, "large", &large).await;
+    here.tree.sync().unwrap();
+    let on_disk = OnDisk::of(&world.dir("here"));
+    let sealed = here.tree.seal().await.unwrap();
+    let mut stored = Vec::new();
+    for file in ["small", "large"] {
+        let ino = here.tree.lookup(ROOT, &name(file)).await.unwrap().ino;
+        let inode = sealed.inode(ino).await.unwrap();
+        let body = crate::model::entry::FileBody {
+            size: inode.size(),
+            content: crate::model::entry::Content::Inline(Bytes::new()),
+            b3sum: None,
+        };
+        stored.push((ino, inode.version, body));
+    }
+    // The files are marked as stored, with the instant that keeps them alive gone or not.
+    here.tree.mark_stored(&stored[..1]).await.unwrap();
+    drop(sealed);
+    here.tree.mark_stored(&stored[1..]).await.unwrap();
+    drop(here);
+    on_disk.is_all_that_is_left(&world.dir("here"));
+    let again = world.host("here").await;
+    for (file, bytes) in [("small", &small), ("large", &large)] {
+        let ino = again.tree.lookup(ROOT, &name(file)).await.unwrap().ino;
+        assert!(again.read(ino, 0..u64::MAX).await == *bytes, "{file}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_let_go_gives_its_room_back() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    here.put(ROOT, "large", &noise(2, MIB)).await;
+    let data_files = || {
+        let found = std::fs::read_dir(world.dir("here").join("data")).unwrap();
+        found.map(|hh| std::fs::read_dir(hh.unwrap().path()).unwrap().count()).sum::<usize>()
+    };
+    assert_eq!(data_files(), 1);
+    here.committer.upload_in_background().unwrap();
+    here.tree.unlink(ROOT, &name("large")).await.unwrap();
+    let start = std::time::Instant::now();
+    while data_files() > 0 {
+        assert!(start.elapsed() < std::time::Duration::from_secs(10), "within a second or so");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}

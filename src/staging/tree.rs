@@ -14,8 +14,8 @@
 //!
 //! # Lock order
 //!
-//! `changing` (async) → `open` → `Preserved::state` → the locks of `StagedFiles`. The std locks are never held across an
-//! await.
+//! `changing` (async) → `open` → `Preserved::state` → `Retired::places` → the locks of `StagedFiles`. The std locks are
+//! never held across an await.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -29,6 +29,7 @@ pub use super::base::Base;
 use super::bytes::OpenFiles;
 pub use super::error::StagingError;
 use super::inode::{FileData, Inode, InodeBody, base_row};
+use super::retired::{Retired, reap};
 use super::seal::{Preserved, Sealed};
 pub use super::totals::Staged;
 use super::totals::{Share, Totals};
@@ -131,6 +132,7 @@ pub struct Tree {
     dirty: AtomicBool,
     frozen: AtomicBool,
     sealed: Mutex<Weak<Preserved>>,
+    retired: Arc<Retired>,
     since_check: AtomicU64,
     totals: Totals,
     _lock: File,
@@ -186,6 +188,7 @@ impl Tree {
             dirty: AtomicBool::new(dirty),
             frozen: AtomicBool::new(false),
             sealed: Mutex::new(Weak::new()),
+            retired: Arc::default(),
             since_check: AtomicU64::new(SPACE_CHECK_BYTES),
             totals,
             config,
@@ -320,13 +323,25 @@ impl Tree {
         }
     }
 
-    /// Lets bytes go to which no inode leads any more.
+    /// Lets bytes go to which no inode leads any more: the change that says so was written. They are removed when it is
+    /// on the disk.
     pub(super) fn forget_place(&self, place: Option<Place>) {
         let Some(place) = place else { return };
+        self.files.disown(place);
         match self.sealed() {
             Some(sealed) => sealed.unused(place),
-            None => self.files.forget(place),
+            None => self.retired.push(place),
         }
+    }
+
+    pub(super) fn retired(&self) -> &Arc<Retired> {
+        &self.retired
+    }
+
+    /// Removes the bytes that were let go.
+    pub(super) async fn reap(&self) -> Result<(), StagingError> {
+        let (db, files, retired) = (self.db.clone(), self.files.clone(), self.retired.clone());
+        tokio::task::spawn_blocking(move || reap(&db, &files, &retired)).await.expect("reaping does not panic")
     }
 
     fn sealed(&self) -> Option<Arc<Preserved>> {
@@ -363,7 +378,8 @@ impl Tree {
             return Err(StagingError::Busy("a commit of this tree is under way".to_owned()));
         }
         let first_new = self.data_ids.next.load(Ordering::Relaxed);
-        let shared = Arc::new(Preserved::new(&self.config.dir, self.files.clone(), self.config.chunk, first_new));
+        let (dir, files, retired) = (&self.config.dir, self.files.clone(), self.retired.clone());
+        let shared = Arc::new(Preserved::new(dir, files, retired, self.config.chunk, first_new));
         *current = Arc::downgrade(&shared);
         Ok(Sealed { instant: self.db.instant(), base: self.base(), changes: self.changes(), shared })
     }
@@ -426,6 +442,7 @@ impl Tree {
         let base = Base { snapshot: Some(snapshot), generation, root: old.root };
         *self.base.write().expect("nothing panics while it holds the base") = Arc::new(base);
         self.changes_at_base.store(self.changes(), Ordering::Release);
+        self.retired.clear();
         self.files.clear()?;
         Ok(true)
     }
