@@ -36,6 +36,12 @@ pub fn write_behind(file: &File, offset: u64, len: u64) {
     };
 }
 
+/// Puts everything that was written to the file system under `file` on its disk (syncfs(2)).
+pub fn sync_file_system(file: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; no memory is passed.
+    check(unsafe { libc::syncfs(file.as_raw_fd()) })
+}
+
 /// Sizes of a file system (statvfs(3)).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FileSystem {

@@ -566,3 +566,23 @@ async fn what_was_let_go_gives_its_room_back() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_after_a_power_cut_is_what_is_shown_before_it() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let old = noise(1, 3 * MIB);
+    let ino = here.put(ROOT, "f", &old).await;
+    here.committer.upload_now(ino).await;
+    here.tree.sync().unwrap();
+    let on_disk = OnDisk::of(&world.dir("here"));
+    // These bytes reach the disk, their record does not.
+    here.tree.write(ino, MIB as u64 + 7, b"newer", false, false).await.unwrap();
+    drop(here);
+    on_disk.is_all_that_is_left(&world.dir("here"));
+    let again = world.host("here").await;
+    let shown = again.read(ino, 0..u64::MAX).await;
+    assert!(shown[..MIB] == old[..MIB] && shown[2 * MIB..] == old[2 * MIB..]);
+    let bundle = again.commit().await.bundle;
+    assert!(world.bytes(bundle, "f").await == shown, "the bundle has what staging showed");
+}

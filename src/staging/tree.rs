@@ -28,6 +28,7 @@ pub use super::attributes::{Caller, NodeAttr, SetAttr};
 pub use super::base::Base;
 use super::bytes::OpenFiles;
 pub use super::error::StagingError;
+use super::extents::forget_uploads;
 use super::inode::{FileData, Inode, InodeBody, base_row};
 use super::retired::{Retired, reap};
 use super::seal::{Preserved, Sealed};
@@ -169,6 +170,8 @@ impl Tree {
             let generation = get_number(&db, b"generation")?.unwrap_or(1);
             let count = |file: &FileData| totals.count(Share::default(), Share::of(file, config.chunk));
             changed = recover(&db, &files, generation, count)?;
+            // What the last life wrote and did not sync is made safe here: from now on only what this one writes is not.
+            sys::sync_file_system(&lock)?;
             generation
         } else {
             start_anew(&db, &files, base.as_deref())?
@@ -487,9 +490,9 @@ fn recover(
     let mut used = HashSet::new();
     let mut batch = Batch::default();
     let mut records = 0;
-    for_each_inode(db, |ino, inode| {
+    for_each_inode(db, |ino, mut inode| {
         records += 1;
-        let InodeBody::File(file) = &inode.body else { return Ok(()) };
+        let InodeBody::File(file) = &mut inode.body else { return Ok(()) };
         if inode.nlink == 0 {
             // Only an open file lives without a name.
             if base_row(generation, ino).is_none() {
@@ -512,6 +515,11 @@ fn recover(
             }
             Some(place) => files.found(place),
             None => {}
+        }
+        if let (Some(Place::File(_)), true) = (file.local, file.uploaded) {
+            // It is changed in place: its bytes may be newer than the record that says what of them is in the store.
+            forget_uploads(&mut batch, ino, file);
+            put_inode(&mut batch, ino, &inode);
         }
         Ok(())
     })?;
