@@ -284,15 +284,17 @@ impl Tree {
         }
         let mut batch = Batch::default();
         let old_size = file.size;
-        let old_share = self.share(file);
-        let unused = if self.suits_the_log(file, &range) {
-            self.write_log(ino, file, &range, write.data, copied)?
-        } else {
-            self.write_file(ino, file, &range, write.data, copied)?
-        };
-        if let (true, Some(place)) = (copies_safe_bytes, file.local) {
-            self.files().sync_place(place)?;
+        if range.start > old_size && !self.trim(ino, file, may_block)? {
+            return Ok(Outcome::NeedsDisk);
         }
+        let old_share = self.share(file);
+        let unused = match self.put_bytes(ino, file, &range, write.data, copied, copies_safe_bytes) {
+            Ok(unused) => unused,
+            Err(error) => {
+                self.note_torn(ino, file.local);
+                return Err(error);
+            }
+        };
         let size = self.chunk().bytes();
         if range.start > old_size {
             // The last chunk of a file that grows behind a gap becomes longer.
@@ -313,6 +315,71 @@ impl Tree {
         self.totals().count(old_share, share);
         self.forget_place(unused);
         Ok(Outcome::Done(inode.size()))
+    }
+
+    /// Puts bytes where they suit best, and on the disk if copies of safe bytes are among them; answers the place that has no
+    /// use any more.
+    fn put_bytes(
+        &self,
+        ino: u64,
+        file: &mut FileData,
+        range: &Range<u64>,
+        data: &[u8],
+        copied: &HashMap<u64, Bytes>,
+        copies_safe_bytes: bool,
+    ) -> Result<Option<Place>, StagingError> {
+        let unused = if self.suits_the_log(file, range) {
+            self.write_log(ino, file, range, data, copied)?
+        } else {
+            self.write_file(ino, file, range, data, copied)?
+        };
+        if let (true, Some(place)) = (copies_safe_bytes, file.local) {
+            self.files().sync_place(place)?;
+        }
+        Ok(unused)
+    }
+
+    /// A write to `attempted` failed on the way. If that is where the file lies, some of its bytes may have changed: what
+    /// is known of them in the store, and what is being stored of them, holds no longer.
+    fn note_torn(&self, ino: u64, attempted: Option<Place>) {
+        let note = || {
+            let record = self.record(ino)?;
+            let Some(Inode { body: InodeBody::File(FileData { local, .. }), .. }) = &record else { return Ok(()) };
+            if *local != attempted {
+                // Nothing leads there.
+                attempted.into_iter().for_each(|place| self.files().forget(place));
+                return Ok(());
+            }
+            let mut inode = record.expect("seen above");
+            let mut batch = Batch::default();
+            if let InodeBody::File(file) = &mut inode.body {
+                self.forget_extents(&mut batch, ino, file);
+            }
+            inode.version += 1;
+            put_inode(&mut batch, ino, &inode);
+            Ok(self.apply(batch)?)
+        };
+        let noted: Result<(), StagingError> = note();
+        if let Err(error) = noted {
+            tracing::error!(ino, %error, "a write failed, and that could not be noted");
+        }
+    }
+
+    /// Cuts off what a failed write or cut left behind the end of a data file that is about to grow: it must not come back.
+    /// `false` if the disk has to be waited for.
+    fn trim(&self, ino: u64, file: &FileData, may_block: bool) -> Result<bool, StagingError> {
+        let Some(Place::File(id)) = file.local else { return Ok(true) };
+        let data = self.open_data(ino, id)?;
+        if data.metadata()?.len() <= file.size {
+            return Ok(true);
+        }
+        if may_block {
+            self.preserve_existing(id, file.size..u64::MAX)?;
+            self.db().sync()?;
+            data.set_len(file.size)?;
+            self.files().wrote(id);
+        }
+        Ok(may_block)
     }
 
     /// Whether the file lies in the log, and is safe there from a power cut.
@@ -461,6 +528,9 @@ impl Tree {
         };
         if size > FILE_BYTES_MAX {
             return Err(StagingError::TooLarge);
+        }
+        if size > file.size {
+            self.trim(ino, file, true)?;
         }
         inode.version += 1;
         self.forget_extents(batch, ino, file);

@@ -586,3 +586,28 @@ async fn what_is_committed_after_a_power_cut_is_what_is_shown_before_it() {
     let bundle = again.commit().await.bundle;
     assert!(world.bytes(bundle, "f").await == shown, "the bundle has what staging showed");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_write_left_behind_the_end_does_not_come_back() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let old = noise(1, 100_000);
+    for (file, grow) in [("written", true), ("grown", false)] {
+        let ino = here.put(ROOT, file, &old).await;
+        let data = std::fs::read_dir(world.dir("here").join("data")).unwrap();
+        let newest = data.flat_map(|hh| std::fs::read_dir(hh.unwrap().path()).unwrap()).map(|found| found.unwrap().path());
+        let newest = newest.max_by_key(|path| u64::from_str_radix(path.file_name().unwrap().to_str().unwrap(), 16).unwrap());
+        // As a write leaves it that found no room in the middle.
+        let file = std::fs::File::options().write(true).open(newest.unwrap()).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &noise(2, 50_000), 110_000).unwrap();
+        if grow {
+            here.tree.write(ino, 200_000, b"end", false, false).await.unwrap();
+        } else {
+            let size = Some(200_003);
+            here.tree.setattr(ino, SetAttr { size, ..SetAttr::default() }).await.unwrap();
+        }
+        let found = here.read(ino, 0..u64::MAX).await;
+        assert_eq!(found.len(), 200_003);
+        assert!(found[..100_000] == old && found[100_000..200_000].iter().all(|byte| *byte == 0));
+    }
+}
