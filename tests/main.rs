@@ -5,6 +5,7 @@ mod suites {
     mod harness;
     mod kernel;
     mod mount;
+    mod power;
     mod scripts;
     mod tidy;
     mod trees;

@@ -135,7 +135,7 @@ impl Tree {
         {
             return Ok(file.clone());
         }
-        let file = Arc::new(self.files().open_file(id)?);
+        let file = Arc::new(self.files().open_file(id).map_err(|why| StagingError::of_bytes(ino, why))?);
         if let Some(entry) = open.get_mut(&ino) {
             entry.data = Some((id, file.clone()));
         }
@@ -146,6 +146,13 @@ impl Tree {
 
     /// The bytes `range` of a file, cut at its end.
     pub async fn read(&self, ino: u64, range: Range<u64>) -> Result<Bytes, StagingError> {
+        match self.read_bytes(ino, range).await {
+            Err(error @ StagingError::Gone { .. }) => Err(self.name_gone(error).await),
+            outcome => outcome,
+        }
+    }
+
+    async fn read_bytes(&self, ino: u64, range: Range<u64>) -> Result<Bytes, StagingError> {
         let inode = self.inode(ino).await?;
         let InodeBody::File(file) = &inode.body else { return Err(StagingError::IsDirectory) };
         let range = range.start.min(file.size)..range.end.min(file.size);
@@ -181,7 +188,8 @@ impl Tree {
         match place {
             Place::File(id) => read_up_to(&*self.open_data(ino, id)?, &mut bytes, part.start)?,
             Place::Log { segment, offset, len } => {
-                self.files().read_log(segment, offset, len, &mut bytes, part.start)?
+                let read = self.files().read_log(segment, offset, len, &mut bytes, part.start);
+                read.map_err(|why| StagingError::of_bytes(ino, why))?
             }
         };
         Ok(bytes)
@@ -342,7 +350,7 @@ impl Tree {
     /// A write to `attempted` failed on the way. If that is where the file lies, some of its bytes may have changed: what
     /// is known of them in the store, and what is being stored of them, holds no longer.
     fn note_torn(&self, ino: u64, attempted: Option<Place>) {
-        let note = || {
+        let note = || -> Result<(), StagingError> {
             let record = self.record(ino)?;
             let Some(Inode { body: InodeBody::File(FileData { local, .. }), .. }) = &record else { return Ok(()) };
             if *local != attempted {
@@ -359,8 +367,7 @@ impl Tree {
             put_inode(&mut batch, ino, &inode);
             Ok(self.apply(batch)?)
         };
-        let noted: Result<(), StagingError> = note();
-        if let Err(error) = noted {
+        if let Err(error) = note() {
             tracing::error!(ino, %error, "a write failed, and that could not be noted");
         }
     }
@@ -558,12 +565,7 @@ impl Tree {
     }
 
     /// Appends the first `size` bytes of a small file again: the length of a record is fixed.
-    fn cut_log(
-        &self,
-        ino: u64,
-        file: &mut FileData,
-        size: u64,
-    ) -> Result<Option<Place>, StagingError> {
+    fn cut_log(&self, ino: u64, file: &mut FileData, size: u64) -> Result<Option<Place>, StagingError> {
         let place = file.local.expect("the caller saw it");
         let kept = self.read_local(ino, place, 0..size)?;
         let is_safe = self.is_safe_in_log(file);
@@ -681,6 +683,10 @@ impl Tree {
 
     /// Puts all staged bytes on the disk, without the names that lead to them.
     pub(super) async fn sync_files(&self) -> Result<(), StagingError> {
+        if self.files().is_doubtful() {
+            let _changing = self.lock_changes().await;
+            self.files().write_again()?;
+        }
         let files = self.files().clone();
         let synced = tokio::task::spawn_blocking(move || files.sync()).await;
         Ok(synced.expect("syncing does not panic")?)
@@ -688,7 +694,13 @@ impl Tree {
 
     /// Makes all files, and the names that lead to them, safe from a power cut. Blocks: call it off the FUSE thread.
     pub fn sync(&self) -> Result<(), StagingError> {
+        if self.files().is_doubtful() {
+            let _changing = self.lock_changes_blocking();
+            self.files().write_again()?;
+        }
+        let made = self.files().made();
         self.files().sync()?;
+        self.note_safe(made)?;
         Ok(self.db().sync()?)
     }
 
@@ -708,7 +720,7 @@ impl Tree {
         match self.read_local(ino, place, start..end) {
             Ok(bytes) => Ok(Some((inode.version, bytes))),
             // Removed since the record was read.
-            Err(StagingError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(StagingError::Gone { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }

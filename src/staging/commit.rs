@@ -15,7 +15,7 @@
 //! Writers go on all the while: see [`super::seal`].
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use futures_util::{TryStreamExt, stream};
@@ -136,6 +136,8 @@ pub struct Committer {
     pub(super) uploads_in_background: AtomicBool,
     /// What the tree follows, and what that is.
     parent: Mutex<Option<Arc<Snapshot>>>,
+    /// The bundle of an earlier life's commit that was finished when the tree was opened.
+    finished: OnceLock<BundleId>,
 }
 
 impl Committer {
@@ -154,6 +156,7 @@ impl Committer {
         let base = tree.base().snapshot.clone();
         let committer = Self {
             parent: Mutex::new(base),
+            finished: OnceLock::new(),
             lane: tokio::sync::Mutex::default(),
             queue: Arc::default(),
             uploads_in_background: AtomicBool::new(false),
@@ -209,7 +212,13 @@ impl Committer {
         // Whether the tree has changed since nobody knows: it stays as it is, and a commit that finds the same tables
         // makes no bundle.
         self.journal.finish(Some((descriptor.bundle, ObjectHash::of(&sealed.object))))?;
+        self.finished.get_or_init(|| descriptor.bundle);
         self.mark_stored().await
+    }
+
+    /// The bundle of an earlier life's commit that was finished when the tree was opened.
+    pub fn finished(&self) -> Option<BundleId> {
+        self.finished.get().copied()
     }
 
     fn forget_sealed(&self) -> Result<(), CommitError> {
@@ -259,9 +268,11 @@ impl Committer {
             // Who asked for the commit may have done so for the room. What fails here is tried again.
             let _ = self.tree.reap().await;
         }
-        match outcome? {
-            Some(report) => Ok(report),
-            None => self.unchanged(&request).await,
+        match outcome {
+            Ok(Some(report)) => Ok(report),
+            Ok(None) => self.unchanged(&request).await,
+            Err(CommitError::Staging(error)) => Err(self.tree.name_gone(error).await.into()),
+            Err(error) => Err(error),
         }
     }
 

@@ -61,7 +61,8 @@ impl Instant<'_> {
             let Some(place) = file.local else { return Ok(ChunkSource::Bytes(vec![0; len])) };
             let data = self.sealed.data().clone();
             let read = tokio::task::spawn_blocking(move || data.read_chunk(place, index, len));
-            return Ok(ChunkSource::Bytes(read.await.expect("reading does not panic").map_err(StagingError::from)?));
+            let read = read.await.expect("reading does not panic");
+            return Ok(ChunkSource::Bytes(read.map_err(|why| StagingError::of_bytes(ino, why))?));
         }
         let Some(base) = &file.base else { return Ok(ChunkSource::Bytes(vec![0; len])) };
         if self.shows_through(file, base, layout, index) {

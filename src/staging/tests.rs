@@ -595,8 +595,10 @@ async fn what_a_failed_write_left_behind_the_end_does_not_come_back() {
     for (file, grow) in [("written", true), ("grown", false)] {
         let ino = here.put(ROOT, file, &old).await;
         let data = std::fs::read_dir(world.dir("here").join("data")).unwrap();
-        let newest = data.flat_map(|hh| std::fs::read_dir(hh.unwrap().path()).unwrap()).map(|found| found.unwrap().path());
-        let newest = newest.max_by_key(|path| u64::from_str_radix(path.file_name().unwrap().to_str().unwrap(), 16).unwrap());
+        let newest =
+            data.flat_map(|hh| std::fs::read_dir(hh.unwrap().path()).unwrap()).map(|found| found.unwrap().path());
+        let newest =
+            newest.max_by_key(|path| u64::from_str_radix(path.file_name().unwrap().to_str().unwrap(), 16).unwrap());
         // As a write leaves it that found no room in the middle.
         let file = std::fs::File::options().write(true).open(newest.unwrap()).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&file, &noise(2, 50_000), 110_000).unwrap();
@@ -610,4 +612,87 @@ async fn what_a_failed_write_left_behind_the_end_does_not_come_back() {
         assert_eq!(found.len(), 200_003);
         assert!(found[..100_000] == old && found[100_000..200_000].iter().all(|byte| *byte == 0));
     }
+}
+
+// ---- damaged state directories -------------------------------------------------------------------------------------------
+
+/// The data files of a host, oldest first.
+fn data_files(world: &World, host: &str) -> Vec<std::path::PathBuf> {
+    let directories = std::fs::read_dir(world.dir(host).join("data")).unwrap();
+    let files = directories.flat_map(|hh| std::fs::read_dir(hh.unwrap().path()).unwrap());
+    let mut files: Vec<_> = files.map(|found| found.unwrap().path()).collect();
+    files.sort_by_key(|path| u64::from_str_radix(path.file_name().unwrap().to_str().unwrap(), 16).unwrap());
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_gone_are_an_error_that_names_the_file_and_the_rest_is_readable() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let dir = here.mkdir(ROOT, "dir").await;
+    let large = here.put(dir, "large", &noise(1, 100_000)).await;
+    let small = here.put(ROOT, "small", &noise(2, 5_000)).await;
+    here.tree.sync().unwrap();
+    drop(here);
+    let lost = data_files(&world, "here").pop().unwrap();
+    let kept = world.state.path().join("kept");
+    std::fs::rename(&lost, &kept).unwrap();
+    let again = world.host("here").await;
+    let found = again.tree.recovered().unwrap().clone();
+    assert_eq!((found.files, found.gone, found.unsynced), (2, 1, 0));
+    let refused = again.tree.read(large, 0..10).await.unwrap_err().to_string();
+    assert!(refused.contains("dir/large") && refused.contains(lost.to_str().unwrap()), "{refused}");
+    assert!(again.read(small, 0..u64::MAX).await == noise(2, 5_000));
+    let refused = again.committer.commit(CommitRequest::default()).await.unwrap_err().to_string();
+    assert!(refused.contains("dir/large"), "{refused}");
+    std::fs::rename(&kept, &lost).unwrap();
+    let bundle = again.commit().await.bundle;
+    assert!(world.bytes(bundle, "dir/large").await == noise(1, 100_000), "put back, it is whole again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_were_never_synced_and_are_gone_leave_the_file_as_it_was() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    here.put(ROOT, "of-the-base", &noise(1, 3 * MIB)).await;
+    here.commit().await;
+    drop(here);
+    let here = world.host("here").await;
+    here.put(ROOT, "synced", &noise(2, 100_000)).await;
+    here.tree.sync().unwrap();
+    let base = here.tree.lookup(ROOT, &name("of-the-base")).await.unwrap().ino;
+    // A whole chunk: nothing of the base has to be copied, so nothing is synced.
+    here.tree.write(base, MIB as u64, &noise(3, MIB), false, false).await.unwrap();
+    here.put(ROOT, "new", &noise(4, 100_000)).await;
+    drop(here);
+    // The power is cut: the records are on the disk, these bytes are not.
+    data_files(&world, "here")[1..].iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    let again = world.host("here").await;
+    assert_eq!((again.tree.recovered().unwrap().gone, again.tree.recovered().unwrap().unsynced), (0, 2));
+    let ino = |file: &'static str| async { again.tree.lookup(ROOT, &name(file)).await.unwrap().ino };
+    assert!(again.read(ino("of-the-base").await, 0..u64::MAX).await == noise(1, 3 * MIB));
+    assert!(again.read(ino("synced").await, 0..u64::MAX).await == noise(2, 100_000));
+    assert!(again.read(ino("new").await, 0..u64::MAX).await.is_empty());
+    let bundle = again.commit().await.bundle;
+    assert!(world.bytes(bundle, "of-the-base").await == noise(1, 3 * MIB));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_directory_of_which_a_part_is_gone_is_refused_and_left_alone() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let large = here.put(ROOT, "large", &noise(1, 100_000)).await;
+    here.tree.sync().unwrap();
+    drop(here);
+    let dir = world.dir("here");
+    let aside = world.state.path().join("aside");
+    for (part, said) in [("db", "`db`"), ("db/CURRENT", "db/CURRENT"), ("version", "`version`")] {
+        std::fs::rename(dir.join(part), &aside).unwrap();
+        let refused = Tree::dirty_base(&dir).unwrap_err().to_string();
+        assert!(refused.contains(said) && refused.contains(dir.to_str().unwrap()), "{refused}");
+        assert_eq!(refused.lines().count(), 1);
+        std::fs::rename(&aside, dir.join(part)).unwrap();
+    }
+    let again = world.host("here").await;
+    assert!(again.read(large, 0..u64::MAX).await == noise(1, 100_000));
 }

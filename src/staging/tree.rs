@@ -17,9 +17,7 @@
 //! `changing` (async) → `open` → `Preserved::state` → `Retired::places` → the locks of `StagedFiles`. The std locks are
 //! never held across an await.
 
-use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
@@ -28,15 +26,16 @@ pub use super::attributes::{Caller, NodeAttr, SetAttr};
 pub use super::base::Base;
 use super::bytes::OpenFiles;
 pub use super::error::StagingError;
-use super::extents::forget_uploads;
-use super::inode::{FileData, Inode, InodeBody, base_row};
+use super::inode::{FileData, Inode, InodeBody};
+use super::recovery;
+pub use super::recovery::Recovered;
 use super::retired::{Retired, reap};
 use super::seal::{Preserved, Sealed};
 pub use super::totals::Staged;
 use super::totals::{Share, Totals};
 use crate::content::reader::ContentReader;
 use crate::local::db::{Batch, Database, DatabaseError, Family};
-use crate::local::staged_files::{Place, StagedFiles};
+use crate::local::staged_files::{Place, StagedFiles, make_directory};
 use crate::local::sys;
 use crate::model::chunk::ChunkSize;
 use crate::model::clock::{Clock, Entropy, Timestamp};
@@ -45,8 +44,6 @@ use crate::snapshot::Snapshot;
 
 /// The name that is ours at the top of every tree.
 pub const RESERVED_NAME: &[u8] = b".datamon";
-/// Version of a state directory.
-const STATE_VERSION: &str = "datamon staging 2\n";
 /// Numbers that are reserved in one step; the rest of a step is lost when the process ends.
 const RESERVE_STEP: u64 = 1 << 16;
 /// Free bytes below which no file data is taken (or an eighth of a smaller file system).
@@ -95,7 +92,7 @@ impl Numbers {
     }
 }
 
-fn get_number(db: &Database, key: &[u8]) -> Result<Option<u64>, StagingError> {
+pub(super) fn get_number(db: &Database, key: &[u8]) -> Result<Option<u64>, StagingError> {
     let Some(value) = db.get(Family::Meta, key)? else { return Ok(None) };
     Ok(Some(u64::from_be_bytes(value[..].try_into().map_err(|_| StagingError::damaged("number"))?)))
 }
@@ -136,18 +133,22 @@ pub struct Tree {
     retired: Arc<Retired>,
     since_check: AtomicU64,
     totals: Totals,
+    recovered: Option<Recovered>,
+    /// What is noted of the data files that are on the disk.
+    safe_data: Mutex<u64>,
     _lock: File,
 }
 
 impl Tree {
     /// The bundle that a tree with changes is based on, read without opening it; `None` if it is clean or new.
     pub fn dirty_base(dir: &Path) -> Result<Option<Option<String>>, StagingError> {
+        recovery::check_whole(dir)?;
         if !dir.join("db").exists() {
             return Ok(None);
         }
-        let _lock = lock(dir)?;
-        check_version(dir)?;
-        let db = Database::open(&dir.join("db"))?;
+        let _lock = recovery::lock(dir)?;
+        recovery::check_version(dir)?;
+        let db = recovery::open_database(dir)?;
         if db.get(Family::Meta, b"dirty")?.is_none() {
             return Ok(None);
         }
@@ -158,20 +159,23 @@ impl Tree {
     /// Opens the tree in its state directory. A clean tree starts anew from `base`; one with changes must be opened with the
     /// base that [`Tree::dirty_base`] names.
     pub fn open(config: TreeConfig, base: Option<Arc<Snapshot>>) -> Result<Arc<Self>, StagingError> {
-        fs::create_dir_all(&config.dir)?;
-        let lock = lock(&config.dir)?;
-        check_version(&config.dir)?;
-        let db = Database::open(&config.dir.join("db"))?;
-        let files = StagedFiles::open(&config.dir)?;
+        let dir = &config.dir;
+        make_directory(dir).map_err(|why| recovery::unusable(dir, why))?;
+        let lock = recovery::lock(dir)?;
+        recovery::check_whole(dir)?;
+        recovery::check_version(dir)?;
+        let db = recovery::open_database(dir)?;
+        let files = StagedFiles::open(dir).map_err(|why| recovery::unusable(dir, why))?;
         let dirty = db.get(Family::Meta, b"dirty")?.is_some();
         let totals = Totals::default();
-        let mut changed = 0;
+        let mut recovered = None;
         let generation = if dirty {
             let generation = get_number(&db, b"generation")?.unwrap_or(1);
             let count = |file: &FileData| totals.count(Share::default(), Share::of(file, config.chunk));
-            changed = recover(&db, &files, generation, count)?;
+            recovered = Some(recovery::recover(&db, &files, generation, count)?);
             // What the last life wrote and did not sync is made safe here: from now on only what this one writes is not.
             sys::sync_file_system(&lock)?;
+            recovery::all_is_safe(&db)?;
             generation
         } else {
             start_anew(&db, &files, base.as_deref())?
@@ -180,13 +184,13 @@ impl Tree {
         let root = Attributes { permissions: 0o755, uid: config.owner.0, gid: config.owner.1, mtime: now };
         Ok(Arc::new(Self {
             inos: Numbers::load(&db, b"next_ino")?,
-            data_ids: Numbers::load(&db, b"next_data")?,
+            data_ids: Numbers::load(&db, recovery::NEXT_DATA)?,
             base: RwLock::new(Arc::new(Base { snapshot: base, generation, root })),
             db,
             files: Arc::new(files),
             changing: tokio::sync::Mutex::new(()),
             open: Mutex::default(),
-            changes: AtomicU64::new(changed),
+            changes: AtomicU64::new(recovered.as_ref().map_or(0, |found| found.records)),
             changes_at_base: AtomicU64::new(0),
             dirty: AtomicBool::new(dirty),
             frozen: AtomicBool::new(false),
@@ -194,9 +198,16 @@ impl Tree {
             retired: Arc::default(),
             since_check: AtomicU64::new(SPACE_CHECK_BYTES),
             totals,
+            recovered,
+            safe_data: Mutex::new(0),
             config,
             _lock: lock,
         }))
+    }
+
+    /// What was found of an earlier life, if there was anything.
+    pub fn recovered(&self) -> Option<&Recovered> {
+        self.recovered.as_ref()
     }
 
     /// The base.
@@ -292,6 +303,11 @@ impl Tree {
         self.changing.lock().await
     }
 
+    /// The same, where waiting is no harm: on no thread of the runtime.
+    pub(super) fn lock_changes_blocking(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.changing.blocking_lock()
+    }
+
     pub(super) fn now(&self) -> Timestamp {
         self.config.clock.now()
     }
@@ -339,6 +355,12 @@ impl Tree {
 
     pub(super) fn retired(&self) -> &Arc<Retired> {
         &self.retired
+    }
+
+    /// Notes that the data files below the number `made` are on the disk.
+    pub(super) fn note_safe(&self, made: u64) -> Result<(), StagingError> {
+        let mut known = self.safe_data.lock().expect("no code panics while it notes that");
+        recovery::note_safe(&self.db, &mut known, made)
     }
 
     /// Removes the bytes that were let go.
@@ -479,56 +501,6 @@ fn start_anew(db: &Database, files: &StagedFiles, base: Option<&Snapshot>) -> Re
     Ok(generation)
 }
 
-/// What the end of the last process left: files without a name, bytes to which nothing leads, files to be cut. Answers
-/// how many inodes have a record.
-fn recover(
-    db: &Database,
-    files: &StagedFiles,
-    generation: u64,
-    count: impl Fn(&FileData),
-) -> Result<u64, StagingError> {
-    let mut used = HashSet::new();
-    let mut batch = Batch::default();
-    let mut records = 0;
-    for_each_inode(db, |ino, mut inode| {
-        records += 1;
-        let InodeBody::File(file) = &mut inode.body else { return Ok(()) };
-        if inode.nlink == 0 {
-            // Only an open file lives without a name.
-            if base_row(generation, ino).is_none() {
-                batch.delete(Family::Inodes, ino.to_be_bytes());
-            }
-            return Ok(());
-        }
-        count(file);
-        match file.local {
-            Some(Place::File(id)) => {
-                used.insert(id);
-                match files.open_file(id) {
-                    Ok(data) if data.metadata()?.len() > file.size => data.set_len(file.size)?,
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                        tracing::error!(ino, "a staged file's bytes are gone from the state directory");
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            Some(place) => files.found(place),
-            None => {}
-        }
-        if let (Some(Place::File(_)), true) = (file.local, file.uploaded) {
-            // It is changed in place: its bytes may be newer than the record that says what of them is in the store.
-            forget_uploads(&mut batch, ino, file);
-            put_inode(&mut batch, ino, &inode);
-        }
-        Ok(())
-    })?;
-    db.write(batch)?;
-    files.keep_files(&used)?;
-    files.remove_dead();
-    Ok(records)
-}
-
 /// Goes through all inodes that have a record.
 pub(super) fn for_each_inode(
     db: &Database,
@@ -549,36 +521,6 @@ pub(super) fn for_each_inode(
 
 pub(super) fn put_inode(batch: &mut Batch, ino: u64, inode: &Inode) {
     batch.put(Family::Inodes, ino.to_be_bytes(), inode.encode());
-}
-
-fn lock(dir: &Path) -> Result<File, StagingError> {
-    let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock"))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(fs::TryLockError::WouldBlock) => {
-            let what = format!("{}: another mount has this staging tree (use mount --bind)", dir.display());
-            Err(StagingError::Busy(what))
-        }
-        Err(fs::TryLockError::Error(error)) => Err(error.into()),
-    }
-}
-
-fn check_version(dir: &Path) -> Result<(), StagingError> {
-    let path = dir.join("version");
-    match fs::read_to_string(&path) {
-        Ok(found) if found == STATE_VERSION => Ok(()),
-        Ok(found) => Err(StagingError::State(format!(
-            "{}: written by another datamon ({}): use that one, or another -o state=",
-            dir.display(),
-            found.trim()
-        ))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::write(&path, STATE_VERSION)?;
-            File::open(&path)?.sync_all()?;
-            Ok(())
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 #[cfg(test)]
