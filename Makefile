@@ -3,15 +3,17 @@
 
 PREFIX ?= /usr/local
 SBINDIR ?= /sbin
+CRASH_ROUNDS ?= 300
 CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help deps build quickstart test fstests acceptance bench install uninstall clean
+.PHONY: help deps build quickstart test crash fstests acceptance bench install uninstall clean
 
 help:
 	@echo "make quickstart   build, and see the main job on a local store"
 	@echo "make test         run all tests"
 	@echo "make fstests      file system suites and real programs on a staging tree, the long form (root)"
+	@echo "make crash        power cuts, kills and failing disks under load, for an hour or so (root)"
 	@echo "make acceptance   large real trees through the main job, over a directory and S3; prints a table (root)"
 	@echo "make bench        measure the main job beside the local disk (release build)"
 	@echo "make install      install datamon and its mount helpers (PREFIX=$(PREFIX), SBINDIR=$(SBINDIR))"
@@ -41,6 +43,11 @@ test: deps
 fstests: build
 	@tests/tools.sh
 	@tests/fstests/run.sh "$(TARGET)/debug/datamon" "$(TARGET)/test-tools"
+
+# The same tests as in `make test`, longer; DATAMON_CRASH_SEED=N repeats a run's choices.
+crash: deps
+	@tests/tools.sh
+	DATAMON_CRASH_ROUNDS=$(CRASH_ROUNDS) DATAMON_TEST_LIMIT=7200 $(CARGO) test --test main power:: -- --nocapture --test-threads=1
 
 acceptance: build
 	@tests/tools.sh

@@ -6,7 +6,7 @@ set -eu
 # g++, libclang-dev: rocksdb's C++ and its bindings. fuse3: mounts of ordinary users. The rest: tests.
 packages=(
     g++ libclang-dev make pkg-config fuse3
-    util-linux mount procps e2fsprogs rsync attr acl libacl1-dev git python3 python3-venv
+    util-linux mount procps e2fsprogs xfsprogs strace rsync attr acl libacl1-dev git python3 python3-venv
 )
 # Where su(1) left a user's PATH to root, dpkg would miss its tools.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin

@@ -10,6 +10,7 @@
 //!  extents  what of it is in the store          seal       an instant, while writers go on
 //!  upload   W0–W3, in the background too        tables     W5
 //!  commit   the whole of W, and what follows    journal    what a commit remembers over the end of the process
+//!  recovery what an earlier life left          retired    bytes without use, until that is safe
 //! ```
 
 mod attributes;
@@ -21,6 +22,8 @@ mod extents;
 pub mod inode;
 pub mod journal;
 mod names;
+mod recovery;
+mod retired;
 pub mod seal;
 mod tables;
 mod totals;

@@ -6,6 +6,7 @@ mod suites {
     mod kernel;
     mod mount;
     mod posix;
+    mod power;
     mod scripts;
     mod tidy;
     mod trees;

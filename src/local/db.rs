@@ -3,8 +3,10 @@
 //! Every write is one atomic batch in the write-ahead log, which survives the end of this process at once and a power
 //! cut after [`Database::sync`]. No file data lies here: it would turn an LSM tree into a copier.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
@@ -61,6 +63,38 @@ impl DatabaseError {
 /// See the module.
 pub struct Database {
     db: DB,
+    synced: SyncedMark,
+}
+
+/// The number of the last change that was synced, in a file of its own beside the database's.
+///
+/// A database of which the newest log is gone, or damaged in the middle, opens as if what that held had never been: this
+/// is how it is found out. Not synced itself: it may fall behind, and is never ahead.
+struct SyncedMark {
+    file: File,
+    last: Mutex<u64>,
+}
+
+impl SyncedMark {
+    fn open(dir: &Path) -> std::io::Result<Self> {
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(dir.join("SYNCED"))?;
+        let mut bytes = [0; 8];
+        let last = if file.read_at(&mut bytes, 0)? == bytes.len() { u64::from_le_bytes(bytes) } else { 0 };
+        Ok(Self { file, last: Mutex::new(last) })
+    }
+
+    fn last(&self) -> u64 {
+        *self.last.lock().expect("no code panics while it holds the mark")
+    }
+
+    /// Notes that the change `number` is on the disk.
+    fn reached(&self, number: u64) {
+        let mut last = self.last.lock().expect("no code panics while it holds the mark");
+        // What cannot be noted is noted with the next one.
+        if number > *last && self.file.write_all_at(&number.to_le_bytes(), 0).is_ok() {
+            *last = number;
+        }
+    }
 }
 
 /// Changes that become true together, in their order.
@@ -155,7 +189,17 @@ impl Database {
         options.set_write_buffer_manager(&memory.buffers);
         let named = |family: Family| ColumnFamilyDescriptor::new(family.name(), family_options(&memory.cache));
         let families = Family::ALL.map(named);
-        Ok(Arc::new(Self { db: DB::open_cf_descriptors(&options, dir, families)? }))
+        let db = DB::open_cf_descriptors(&options, dir, families)?;
+        let named = |why| DatabaseError(format!("{}: {why}", dir.join("SYNCED").display()));
+        let synced = SyncedMark::open(dir).map_err(named)?;
+        let lacking = synced.last().saturating_sub(db.latest_sequence_number());
+        if lacking > 0 {
+            let mark = dir.join("SYNCED");
+            let remedy = format!("remove {} to go on without them", mark.display());
+            let what = format!("{lacking} changes that were synced are missing: a log of it is gone; {remedy}");
+            return Err(DatabaseError(what));
+        }
+        Ok(Arc::new(Self { db, synced }))
     }
 
     fn family(&self, family: Family) -> &ColumnFamily {
@@ -191,12 +235,20 @@ impl Database {
         }
         let mut options = WriteOptions::default();
         options.set_sync(sync);
-        Ok(self.db.write_opt(writes, &options)?)
+        let before = self.db.latest_sequence_number();
+        self.db.write_opt(writes, &options)?;
+        if sync {
+            self.synced.reached(before);
+        }
+        Ok(())
     }
 
     /// Makes everything written so far safe from a power cut.
     pub fn sync(&self) -> Result<(), DatabaseError> {
-        Ok(self.db.flush_wal(true)?)
+        let written = self.db.latest_sequence_number();
+        self.db.flush_wal(true)?;
+        self.synced.reached(written);
+        Ok(())
     }
 
     /// Up to `max` pairs whose key begins with `prefix`, from the key `from` (which begins with it) onwards.
@@ -299,6 +351,31 @@ mod tests {
         drop(instant);
         let again = Database::open(dir.path(), &DatabaseMemory::new(8 << 20)).unwrap();
         assert_eq!(again.get(Family::Meta, b"a").unwrap(), Some(b"2".to_vec()));
+    }
+
+    #[test]
+    fn a_database_that_lacks_what_was_synced_is_refused() {
+        let (dir, database) = database();
+        put(&database, b"a", b"1");
+        database.sync().unwrap();
+        drop(database);
+        let database = Database::open(dir.path(), &DatabaseMemory::new(8 << 20)).unwrap();
+        put(&database, b"b", b"2");
+        put(&database, b"c", b"3");
+        database.sync().unwrap();
+        put(&database, b"d", b"4");
+        drop(database);
+        drop(Database::open(dir.path(), &DatabaseMemory::new(8 << 20)).expect("whole, it opens"));
+        let (dir, database) = self::database();
+        put(&database, b"b", b"2");
+        put(&database, b"c", b"3");
+        database.sync().unwrap();
+        drop(database);
+        let is_log = |path: &std::path::PathBuf| path.extension().is_some_and(|extension| extension == "log");
+        let logs = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).filter(is_log);
+        logs.for_each(|log| std::fs::remove_file(log).unwrap());
+        let refused = Database::open(dir.path(), &DatabaseMemory::new(8 << 20)).err().expect("refused").to_string();
+        assert!(refused.contains("2 changes that were synced are missing"), "{refused}");
     }
 
     #[test]

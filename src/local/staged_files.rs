@@ -20,7 +20,10 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::sys;
 
 /// Bytes after which a segment is closed.
 const SEGMENT_BYTES: u64 = 64 << 20;
@@ -79,6 +82,7 @@ pub struct StagedFiles {
     unsynced: Mutex<Unsynced>,
     /// Held by the one who syncs: a second one waits, else it would promise what the first has not done yet.
     syncing: Mutex<()>,
+    made: AtomicU64,
 }
 
 /// What was written and may not be on the disk.
@@ -88,6 +92,9 @@ struct Unsynced {
     waiting: HashSet<Holder>,
     /// Being synced now.
     syncing: HashSet<Holder>,
+    /// A sync of them failed: the kernel reports that once and takes their pages for clean, so another sync alone would
+    /// succeed without having written them.
+    doubtful: HashSet<Holder>,
 }
 
 #[derive(Default)]
@@ -107,17 +114,18 @@ struct Use {
 impl StagedFiles {
     /// The files below `dir`, which are made if there are none.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        fs::create_dir_all(dir.join("log"))?;
+        make_directory(&dir.join("log"))?;
+        make_directory(&dir.join("data"))?;
+        let mut made = false;
         for hh in 0..=0xffu8 {
-            let made = fs::create_dir(directory(dir, Some(hh)));
-            match made {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    fs::create_dir(dir.join("data"))?;
-                    fs::create_dir(directory(dir, Some(hh)))?;
-                }
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => {}
+            match fs::create_dir(directory(dir, Some(hh))) {
+                Ok(()) => made = true,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
             }
+        }
+        if made {
+            File::open(dir.join("data"))?.sync_all()?;
         }
         let mut log = Log::default();
         for entry in fs::read_dir(dir.join("log"))? {
@@ -127,7 +135,24 @@ impl StagedFiles {
                 log.segments.insert(id, Use { written: entry.metadata()?.len(), used: 0 });
             }
         }
-        Ok(Self { dir: dir.to_owned(), log: Mutex::new(log), unsynced: Mutex::default(), syncing: Mutex::default() })
+        Ok(Self {
+            dir: dir.to_owned(),
+            log: Mutex::new(log),
+            unsynced: Mutex::default(),
+            syncing: Mutex::default(),
+            made: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether there are any bytes below `dir`, which need not be a directory of ours.
+    pub fn holds_any(dir: &Path) -> bool {
+        let has_entry = |dir: PathBuf| fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+        has_entry(dir.join("log")) || (0..=0xffu8).any(|hh| has_entry(directory(dir, Some(hh))))
+    }
+
+    /// Every file and segment that this life has made has a lower id.
+    pub fn made(&self) -> u64 {
+        self.made.load(Ordering::Acquire)
     }
 
     /// Removes everything: nothing of it is used any more.
@@ -160,12 +185,14 @@ impl StagedFiles {
     pub fn create(&self, id: u64) -> io::Result<File> {
         let made = File::options().read(true).write(true).create(true).truncate(true).open(self.path(id))?;
         self.unsynced().waiting.insert(Holder::Directory(Some(id as u8)));
+        self.made.fetch_max(id + 1, Ordering::AcqRel);
         Ok(made)
     }
 
     /// Opens the data file `id`.
     pub fn open_file(&self, id: u64) -> io::Result<File> {
-        File::options().read(true).write(true).open(self.path(id))
+        let path = self.path(id);
+        File::options().read(true).write(true).open(&path).map_err(|why| named(&path, why))
     }
 
     /// Notes that the data file `id` was written: before the record that leads to the bytes, so that a sync that takes
@@ -186,7 +213,12 @@ impl StagedFiles {
     // ---- the log -----------------------------------------------------------------------------------------------------
 
     /// Appends the bytes of the file `ino`. `next_id` gives an unused id if a new segment is due.
-    pub fn append(&self, ino: u64, bytes: &[&[u8]], next_id: impl FnOnce() -> u64) -> io::Result<Place> {
+    pub fn append<E: From<io::Error>>(
+        &self,
+        ino: u64,
+        bytes: &[&[u8]],
+        next_id: impl FnOnce() -> Result<u64, E>,
+    ) -> Result<Place, E> {
         let len: usize = bytes.iter().map(|part| part.len()).sum();
         let mut record = Vec::with_capacity(RECORD_HEAD_BYTES as usize + len);
         record.extend_from_slice(&ino.to_le_bytes());
@@ -197,10 +229,11 @@ impl StagedFiles {
         let (segment, file, at) = match log.current.clone() {
             Some((id, file, at)) if at + record.len() as u64 <= SEGMENT_BYTES => (id, file, at),
             full => {
-                let id = next_id();
+                let id = next_id()?;
                 let path = self.segment_path(id);
                 let file = Arc::new(File::options().read(true).write(true).create_new(true).open(path)?);
                 self.unsynced().waiting.insert(Holder::Directory(None));
+                self.made.fetch_max(id + 1, Ordering::AcqRel);
                 log.segments.insert(id, Use::default());
                 if let Some((full, ..)) = full {
                     self.remove_if_dead(&mut log, full);
@@ -235,7 +268,8 @@ impl StagedFiles {
         if let Some(file) = log.open.get(&id) {
             return Ok(file.clone());
         }
-        let file = Arc::new(File::open(self.segment_path(id))?);
+        let path = self.segment_path(id);
+        let file = Arc::new(File::open(&path).map_err(|why| named(&path, why))?);
         if log.open.len() >= OPEN_SEGMENTS_MAX {
             log.open.clear();
         }
@@ -266,6 +300,11 @@ impl StagedFiles {
         if let Place::Log { segment, len, .. } = place {
             self.log().segments.entry(segment).or_default().used += RECORD_HEAD_BYTES + u64::from(len);
         }
+    }
+
+    /// How many bytes a segment of an earlier life has; `None` if it is gone.
+    pub fn segment_len(&self, segment: u64) -> Option<u64> {
+        self.log().segments.get(&segment).map(|found| found.written)
     }
 
     /// Removes the segments of earlier lives in which nothing was found.
@@ -306,6 +345,13 @@ impl StagedFiles {
 
     // ---- both --------------------------------------------------------------------------------------------------------
 
+    /// Notes that nothing leads to a place any more, as soon as that is on the disk: no sync owes its bytes.
+    pub fn disown(&self, place: Place) {
+        if let Place::File(id) = place {
+            self.unsynced().waiting.remove(&Holder::File(id));
+        }
+    }
+
     /// Lets a place go: nothing leads to it any more. What cannot be removed now is found unused at the next start.
     pub fn forget(&self, place: Place) {
         match place {
@@ -341,8 +387,11 @@ impl StagedFiles {
         unsynced.waiting.contains(&holder) || unsynced.syncing.contains(&holder)
     }
 
-    /// Puts what was written at `place` on the disk. Blocks.
+    /// Puts what was written at `place` on the disk. Nobody may change the files meanwhile. Blocks.
     pub fn sync_place(&self, place: Place) -> io::Result<()> {
+        if self.is_doubtful() {
+            self.write_again()?;
+        }
         let _syncing = self.syncing.lock().expect("no code panics while it syncs");
         let directory = match place {
             Place::File(id) => Holder::Directory(Some(id as u8)),
@@ -365,14 +414,41 @@ impl StagedFiles {
             unsynced.syncing = take(&mut unsynced.waiting);
             unsynced.syncing.clone()
         };
-        let synced = holders.iter().try_for_each(|holder| self.sync_one(*holder));
+        let synced = holders.iter().try_for_each(|holder| self.sync_one(*holder).map_err(|why| (*holder, why)));
         let mut unsynced = self.unsynced();
         unsynced.syncing.clear();
-        if synced.is_err() {
+        synced.map_err(|(holder, why)| {
             // What may not be on the disk is still owed to the next sync.
             unsynced.waiting.extend(holders);
+            unsynced.doubtful.insert(holder);
+            why
+        })
+    }
+
+    /// Whether a sync failed since the last [`StagedFiles::write_again`].
+    pub fn is_doubtful(&self) -> bool {
+        !self.unsynced().doubtful.is_empty()
+    }
+
+    /// Writes again what a failed sync left in doubt, so that the next one has something to do. Nobody may change the files
+    /// meanwhile. Blocks.
+    pub fn write_again(&self) -> io::Result<()> {
+        let doubtful = self.unsynced().doubtful.clone();
+        for holder in doubtful {
+            let path = match holder {
+                Holder::File(id) => Some(self.path(id)),
+                Holder::Segment(id) => Some(self.segment_path(id)),
+                Holder::Directory(_) => None,
+            };
+            match path.map(|path| File::options().read(true).write(true).open(path)).transpose() {
+                Ok(file) => file.iter().try_for_each(write_in_place)?,
+                // Removed meanwhile: nobody waits for its bytes.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            self.unsynced().doubtful.remove(&holder);
         }
-        synced
+        Ok(())
     }
 
     fn sync_one(&self, holder: Holder) -> io::Result<()> {
@@ -390,6 +466,21 @@ impl StagedFiles {
     }
 }
 
+/// Writes what a file holds over itself.
+fn write_in_place(file: &File) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut from = 0;
+    while let Some(part) = sys::next_part(file, from)? {
+        for at in (part.start..part.end).step_by(buffer.len()) {
+            let len = (part.end - at).min(buffer.len() as u64) as usize;
+            let filled = read_up_to(file, &mut buffer[..len], at)?;
+            file.write_all_at(&buffer[..filled], at)?;
+        }
+        from = part.end;
+    }
+    Ok(())
+}
+
 fn directory(dir: &Path, hh: Option<u8>) -> PathBuf {
     match hh {
         Some(hh) => dir.join("data").join(format!("{hh:02x}")),
@@ -403,6 +494,25 @@ pub fn read_fresh(mut file: File, offset: u64, len: usize) -> io::Result<Vec<u8>
     file.seek(SeekFrom::Start(offset))?;
     file.take(len as u64).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// An error that names the file.
+fn named(path: &Path, why: io::Error) -> io::Error {
+    io::Error::new(why.kind(), format!("{}: {why}", path.display()))
+}
+
+/// Makes a directory, and those above it, so that a power cut does not take them away again.
+pub fn make_directory(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let Some(parent) = dir.parent() else { return fs::create_dir(dir) };
+    make_directory(parent)?;
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    File::open(parent)?.sync_all()
 }
 
 /// Fills `bytes` from `offset` as far as the file goes.
@@ -434,8 +544,8 @@ mod tests {
     fn what_is_appended_is_read_again_also_by_the_next_life() {
         let dir = tempfile::tempdir().unwrap();
         let files = StagedFiles::open(dir.path()).unwrap();
-        let first = files.append(7, &[b"he", b"llo"], || 1).unwrap();
-        let second = files.append(8, &[b""], || 2).unwrap();
+        let first = files.append(7, &[b"he", b"llo"], || Ok::<_, io::Error>(1)).unwrap();
+        let second = files.append(8, &[b""], || Ok::<_, io::Error>(2)).unwrap();
         assert_eq!(read(&files, first), b"hello");
         assert_eq!(files.records(1).unwrap().iter().map(|record| record.ino).collect::<Vec<_>>(), [7, 8]);
         let again = StagedFiles::open(dir.path()).unwrap();
@@ -449,7 +559,7 @@ mod tests {
     fn a_segment_without_use_is_removed_unless_it_is_being_filled() {
         let dir = tempfile::tempdir().unwrap();
         let files = StagedFiles::open(dir.path()).unwrap();
-        let place = files.append(7, &[b"a"], || 1).unwrap();
+        let place = files.append(7, &[b"a"], || Ok::<_, io::Error>(1)).unwrap();
         files.forget(place);
         assert!(dir.path().join("log/1").exists());
         let next = StagedFiles::open(dir.path()).unwrap();
@@ -462,7 +572,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = StagedFiles::open(dir.path()).unwrap();
         let mut ids = 0..;
-        let mut next = || ids.next().unwrap();
+        let mut next = || Ok::<_, io::Error>(ids.next().unwrap());
         let bytes = vec![1; 60 << 10];
         let places: Vec<_> = (0..1100).map(|n| files.append(n, &[&bytes], &mut next).unwrap()).collect();
         assert_eq!(files.half_dead(), None);
@@ -470,6 +580,18 @@ mod tests {
         assert_eq!(files.half_dead(), Some(0));
         let records = files.records(0).unwrap();
         assert!(records.len() > 1000 && records.iter().zip(&places).all(|(record, place)| record.place == *place));
+    }
+
+    #[test]
+    fn what_is_written_over_itself_stays_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = StagedFiles::open(dir.path()).unwrap().create(5).unwrap();
+        file.write_all_at(&[7; 5_000], 3 << 20).unwrap();
+        file.set_len(9 << 20).unwrap();
+        write_in_place(&file).unwrap();
+        let bytes = fs::read(dir.path().join("data/05/5")).unwrap();
+        assert!(bytes.len() == 9 << 20 && bytes[3 << 20..][..5_000] == [7; 5_000]);
+        assert_eq!(bytes.iter().filter(|byte| **byte != 0).count(), 5_000);
     }
 
     #[test]
@@ -488,6 +610,7 @@ mod tests {
         std::os::unix::fs::symlink("5", dir.path().join("data/05/5")).unwrap();
         assert!(files.sync().is_err());
         assert!(files.is_unsynced(Place::File(5)));
+        assert!(files.is_doubtful());
         files.forget(Place::File(5));
         files.sync().unwrap();
     }

@@ -49,6 +49,26 @@ pub fn write_behind(file: &File, offset: u64, len: u64) {
     };
 }
 
+/// The next part of a file, from `from` on, that is no hole (lseek(2), SEEK_DATA); `None` at its end.
+pub fn next_part(file: &File, from: u64) -> io::Result<Option<std::ops::Range<u64>>> {
+    let seek = |from: u64, whence: libc::c_int| {
+        // SAFETY: the descriptor is open for as long as `file` is borrowed; no memory is passed.
+        let found = unsafe { libc::lseek(file.as_raw_fd(), from as libc::off_t, whence) };
+        if found < 0 { Err(io::Error::last_os_error()) } else { Ok(found as u64) }
+    };
+    match seek(from, libc::SEEK_DATA) {
+        Ok(start) => Ok(Some(start..seek(start, libc::SEEK_HOLE)?)),
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts everything that was written to the file system under `file` on its disk (syncfs(2)).
+pub fn sync_file_system(file: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; no memory is passed.
+    check(unsafe { libc::syncfs(file.as_raw_fd()) })
+}
+
 /// Sizes of a file system (statvfs(3)).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FileSystem {

@@ -11,7 +11,8 @@
 //!
 //! The database's log may reach the disk before the bytes that a record leads to. So where a record is about to lead
 //! away from bytes that are on the disk (or in the store) to a copy of them, the copy is put on the disk first; and a data
-//! file is cut only after the record that says so is there. What a program wrote and did not sync may be lost, nothing else.
+//! file is cut or removed only after the record that says so is there ([`super::retired`]). What a program wrote and did
+//! not sync may be lost, nothing else.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -157,7 +158,7 @@ impl Tree {
         {
             return Ok(file.clone());
         }
-        let file = Arc::new(self.files().open_file(id)?);
+        let file = Arc::new(self.files().open_file(id).map_err(|why| StagingError::of_bytes(ino, why))?);
         if let Some(entry) = open.get_mut(&ino) {
             entry.data = Some((id, file.clone()));
         }
@@ -168,6 +169,13 @@ impl Tree {
 
     /// The bytes `range` of a file, cut at its end.
     pub async fn read(&self, ino: u64, range: Range<u64>) -> Result<Bytes, StagingError> {
+        match self.read_bytes(ino, range).await {
+            Err(error @ StagingError::Gone { .. }) => Err(self.name_gone(error).await),
+            outcome => outcome,
+        }
+    }
+
+    async fn read_bytes(&self, ino: u64, range: Range<u64>) -> Result<Bytes, StagingError> {
         let inode = self.inode(ino).await?;
         let InodeBody::File(file) = &inode.body else { return Err(StagingError::IsDirectory) };
         let range = range.start.min(file.size)..range.end.min(file.size);
@@ -203,7 +211,8 @@ impl Tree {
         match place {
             Place::File(id) => read_up_to(&*self.open_data(ino, id)?, &mut bytes, part.start)?,
             Place::Log { segment, offset, len } => {
-                self.files().read_log(segment, offset, len, &mut bytes, part.start)?
+                let read = self.files().read_log(segment, offset, len, &mut bytes, part.start);
+                read.map_err(|why| StagingError::of_bytes(ino, why))?
             }
         };
         Ok(bytes)
@@ -227,7 +236,14 @@ impl Tree {
         append: bool,
         kill: bool,
     ) -> Result<u64, StagingError> {
-        self.check_space(data.len() as u64)?;
+        match self.check_space(data.len() as u64) {
+            // What was removed a moment ago may still take its room.
+            Err(StagingError::NoSpace) if !self.retired().is_empty() => {
+                self.reap().await?;
+                self.check_space(data.len() as u64)?;
+            }
+            checked => checked?,
+        }
         let write = Write { offset, data, append, kill };
         let mut may_block = false;
         loop {
@@ -262,7 +278,10 @@ impl Tree {
         let attempt = || {
             let Some(_changing) = self.try_change()? else { return Ok(None) };
             let Some(inode) = self.record(ino)? else { return Ok(None) };
-            self.check_space(data.len() as u64)?;
+            match self.check_space(data.len() as u64) {
+                Err(StagingError::NoSpace) if !self.retired().is_empty() => return Ok(None),
+                checked => checked?,
+            }
             let write = Write { offset, data, append, kill };
             Ok(match self.write_locked(ino, inode, &write, &HashMap::new(), false)? {
                 Outcome::Done(size) => Some(size),
@@ -296,15 +315,17 @@ impl Tree {
         }
         let mut batch = Batch::default();
         let old_size = file.size;
-        let old_share = self.share(file);
-        let unused = if self.suits_the_log(file, &range) {
-            self.write_log(&mut batch, ino, file, &range, write.data, copied)?
-        } else {
-            self.write_file(&mut batch, ino, file, &range, write.data, copied)?
-        };
-        if let (true, Some(place)) = (copies_safe_bytes, file.local) {
-            self.files().sync_place(place)?;
+        if range.start > old_size && !self.trim(ino, file, may_block)? {
+            return Ok(Outcome::NeedsDisk);
         }
+        let old_share = self.share(file);
+        let unused = match self.put_bytes(ino, file, &range, write.data, copied, copies_safe_bytes) {
+            Ok(unused) => unused,
+            Err(error) => {
+                self.note_torn(ino, file.local);
+                return Err(error);
+            }
+        };
         let size = self.chunk().bytes();
         if range.start > old_size {
             // The last chunk of a file that grows behind a gap becomes longer.
@@ -325,6 +346,70 @@ impl Tree {
         self.totals().count(old_share, share);
         self.forget_place(unused);
         Ok(Outcome::Done(inode.size()))
+    }
+
+    /// Puts bytes where they suit best, and on the disk if copies of safe bytes are among them; answers the place that has no
+    /// use any more.
+    fn put_bytes(
+        &self,
+        ino: u64,
+        file: &mut FileData,
+        range: &Range<u64>,
+        data: &[u8],
+        copied: &HashMap<u64, Bytes>,
+        copies_safe_bytes: bool,
+    ) -> Result<Option<Place>, StagingError> {
+        let unused = if self.suits_the_log(file, range) {
+            self.write_log(ino, file, range, data, copied)?
+        } else {
+            self.write_file(ino, file, range, data, copied)?
+        };
+        if let (true, Some(place)) = (copies_safe_bytes, file.local) {
+            self.files().sync_place(place)?;
+        }
+        Ok(unused)
+    }
+
+    /// A write to `attempted` failed on the way. If that is where the file lies, some of its bytes may have changed: what
+    /// is known of them in the store, and what is being stored of them, holds no longer.
+    fn note_torn(&self, ino: u64, attempted: Option<Place>) {
+        let note = || -> Result<(), StagingError> {
+            let record = self.record(ino)?;
+            let Some(Inode { body: InodeBody::File(FileData { local, .. }), .. }) = &record else { return Ok(()) };
+            if *local != attempted {
+                // Nothing leads there.
+                attempted.into_iter().for_each(|place| self.files().forget(place));
+                return Ok(());
+            }
+            let mut inode = record.expect("seen above");
+            let mut batch = Batch::default();
+            if let InodeBody::File(file) = &mut inode.body {
+                self.forget_extents(&mut batch, ino, file);
+            }
+            inode.version += 1;
+            put_inode(&mut batch, ino, &inode);
+            Ok(self.apply(batch)?)
+        };
+        if let Err(error) = note() {
+            tracing::error!(ino, %error, "a write failed, and that could not be noted");
+        }
+    }
+
+    /// Cuts off what a failed write or cut left behind the end of a data file that is about to grow: it must not come back.
+    /// `false` if the disk has to be waited for.
+    fn trim(&self, ino: u64, file: &FileData, may_block: bool) -> Result<bool, StagingError> {
+        let Some(Place::File(id)) = file.local else { return Ok(true) };
+        let data = self.open_data(ino, id)?;
+        if data.metadata()?.len() <= file.size {
+            return Ok(true);
+        }
+        if may_block {
+            self.preserve_existing(id, file.size..u64::MAX)?;
+            self.db().sync()?;
+            data.set_len(file.size)?;
+            self.files().wrote(id);
+        }
+        Ok(may_block)
     }
 
     /// Whether the file lies in the log, and is safe there from a power cut.
@@ -348,7 +433,6 @@ impl Tree {
     /// Appends the file as it is after the write to the log; answers the place that has no use any more.
     fn write_log(
         &self,
-        batch: &mut Batch,
         ino: u64,
         file: &mut FileData,
         range: &Range<u64>,
@@ -364,7 +448,7 @@ impl Tree {
         let kept = before.len().min(start);
         let gap = start - kept;
         let parts = [&before[..kept], &zeros(gap), data, before.get(end..).unwrap_or_default()];
-        let place = self.files().append(ino, &parts, || self.next_data(batch))?;
+        let place = self.files().append(ino, &parts, || Ok::<_, StagingError>(self.next_data()?))?;
         file.base = None;
         file.base_limit = 0;
         file.chunks.clear();
@@ -374,7 +458,6 @@ impl Tree {
     /// Writes into the file's data file, which is made if there is none; answers the place that has no use any more.
     fn write_file(
         &self,
-        batch: &mut Batch,
         ino: u64,
         file: &mut FileData,
         range: &Range<u64>,
@@ -393,7 +476,7 @@ impl Tree {
                     Some(place @ Place::Log { len, .. }) => self.read_local(ino, place, 0..u64::from(len))?,
                     _ => Vec::new(),
                 };
-                let id = self.next_data(batch);
+                let id = self.next_data()?;
                 let out = Arc::new(self.files().create(id)?);
                 out.write_all_at(&before, 0)?;
                 if let Some(open) = self.open_files().get_mut(&ino) {
@@ -476,6 +559,9 @@ impl Tree {
         if size > FILE_BYTES_MAX {
             return Err(StagingError::TooLarge);
         }
+        if size > file.size {
+            self.trim(ino, file, true)?;
+        }
         inode.version += 1;
         self.forget_extents(batch, ino, file);
         if size == 0 {
@@ -486,7 +572,7 @@ impl Tree {
         }
         match file.local {
             // What was cut off must not come back when the file grows again.
-            Some(Place::Log { len, .. }) if size < u64::from(len) => return self.cut_log(batch, ino, file, size),
+            Some(Place::Log { len, .. }) if size < u64::from(len) => return self.cut_log(ino, file, size),
             _ => {}
         }
         file.size = size;
@@ -502,17 +588,11 @@ impl Tree {
     }
 
     /// Appends the first `size` bytes of a small file again: the length of a record is fixed.
-    fn cut_log(
-        &self,
-        batch: &mut Batch,
-        ino: u64,
-        file: &mut FileData,
-        size: u64,
-    ) -> Result<Option<Place>, StagingError> {
+    fn cut_log(&self, ino: u64, file: &mut FileData, size: u64) -> Result<Option<Place>, StagingError> {
         let place = file.local.expect("the caller saw it");
         let kept = self.read_local(ino, place, 0..size)?;
         let is_safe = self.is_safe_in_log(file);
-        let cut = self.files().append(ino, &[&kept], || self.next_data(batch))?;
+        let cut = self.files().append(ino, &[&kept], || Ok::<_, StagingError>(self.next_data()?))?;
         if is_safe {
             self.files().sync_place(cut)?;
         }
@@ -683,19 +763,18 @@ impl Tree {
 
     /// Moves what is left of one segment that is more than half dead to the log's end; `false` if there is none.
     pub async fn tidy_log(&self) -> Result<bool, StagingError> {
+        self.reap().await?;
         let Some(segment) = self.files().half_dead() else { return Ok(false) };
         let mut moved = Vec::new();
         for record in self.files().records(segment)? {
             let (ino, Place::Log { len, .. }) = (record.ino, record.place) else { continue };
             if self.lies_at(ino, record.place)? {
                 let bytes = self.read_local(ino, record.place, 0..len.into())?;
-                let mut batch = Batch::default();
-                let place = self.files().append(ino, &[&bytes], || self.next_data(&mut batch))?;
-                self.db().write(batch)?;
+                let place = self.files().append(ino, &[&bytes], || Ok::<_, StagingError>(self.next_data()?))?;
                 moved.push((ino, record.place, place));
             }
         }
-        // The copies are safe before the records lead to them, and the records before the old bytes go.
+        // The copies are safe before the records lead to them.
         self.sync_files().await?;
         let mut unused = Vec::new();
         for (ino, old, new) in moved {
@@ -717,9 +796,8 @@ impl Tree {
             self.db().write(batch)?;
             unused.push(old);
         }
-        let db = self.db().clone();
-        tokio::task::spawn_blocking(move || db.sync()).await.expect("syncing does not panic")?;
         unused.into_iter().for_each(|place| self.forget_place(Some(place)));
+        self.reap().await?;
         Ok(true)
     }
 
@@ -733,6 +811,10 @@ impl Tree {
 
     /// Puts all staged bytes on the disk, without the names that lead to them.
     pub(super) async fn sync_files(&self) -> Result<(), StagingError> {
+        if self.files().is_doubtful() {
+            let _changing = self.lock_changes().await;
+            self.files().write_again()?;
+        }
         let files = self.files().clone();
         let synced = tokio::task::spawn_blocking(move || files.sync()).await;
         Ok(synced.expect("syncing does not panic")?)
@@ -740,7 +822,13 @@ impl Tree {
 
     /// Makes all files, and the names that lead to them, safe from a power cut. Blocks: call it off the FUSE thread.
     pub fn sync(&self) -> Result<(), StagingError> {
+        if self.files().is_doubtful() {
+            let _changing = self.lock_changes_blocking();
+            self.files().write_again()?;
+        }
+        let made = self.files().made();
         self.files().sync()?;
+        self.note_safe(made)?;
         Ok(self.db().sync()?)
     }
 

@@ -15,7 +15,7 @@
 //! Writers go on all the while: see [`super::seal`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use futures_util::{TryStreamExt, stream};
@@ -137,6 +137,8 @@ pub struct Committer {
     pub(super) uploads_in_background: AtomicBool,
     /// What the tree follows, and what that is.
     parent: Mutex<Option<Arc<Snapshot>>>,
+    /// The bundle of an earlier life's commit that was finished when the tree was opened.
+    finished: OnceLock<BundleId>,
 }
 
 impl Committer {
@@ -155,6 +157,7 @@ impl Committer {
         let base = tree.base().snapshot.clone();
         let committer = Self {
             parent: Mutex::new(base),
+            finished: OnceLock::new(),
             lane: Arc::default(),
             queue: Arc::default(),
             uploads_in_background: AtomicBool::new(false),
@@ -216,7 +219,13 @@ impl Committer {
         // Whether the tree has changed since nobody knows: it stays as it is, and a commit that finds the same tables
         // makes no bundle.
         self.journal.finish(Some((descriptor.bundle, ObjectHash::of(&sealed.object))))?;
+        self.finished.get_or_init(|| descriptor.bundle);
         self.mark_stored().await
+    }
+
+    /// The bundle of an earlier life's commit that was finished when the tree was opened.
+    pub fn finished(&self) -> Option<BundleId> {
+        self.finished.get().copied()
     }
 
     fn forget_sealed(&self) -> Result<(), CommitError> {
@@ -268,7 +277,11 @@ impl Committer {
         };
         // Published, in vain, or failed: what comes next begins with the journal.
         lane.active = None;
-        let report = outcome?;
+        let report = match outcome {
+            Ok(report) => report,
+            Err(CommitError::Staging(error)) => return Err(self.tree.name_gone(error).await.into()),
+            Err(error) => return Err(error),
+        };
         self.clean_up(lane).await?;
         match report {
             Some(report) => Ok(report),
@@ -279,16 +292,22 @@ impl Committer {
     /// Lets the local bytes of what is published go. In a mount nobody waits for that but the next commit.
     async fn clean_up(self: &Arc<Self>, lane: OwnedMutexGuard<Lane>) -> Result<(), CommitError> {
         if !self.uploads_in_background.load(Ordering::Relaxed) {
-            return self.mark_stored().await;
+            return self.let_go().await;
         }
         let committer = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = committer.mark_stored().await {
+            if let Err(error) = committer.let_go().await {
                 tracing::warn!(%error, "published bytes stay on the local disk until the next commit");
             }
             drop(lane);
         });
         Ok(())
+    }
+
+    async fn let_go(&self) -> Result<(), CommitError> {
+        self.mark_stored().await?;
+        // Who asked for the commit may have done so for the room.
+        Ok(self.tree.reap().await?)
     }
 
     /// The commit under a registered intent; `None` if the tree turns out to be what the parent is.

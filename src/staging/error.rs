@@ -58,6 +58,14 @@ pub enum StagingError {
     /// The state directory cannot be used.
     #[error("{0}")]
     State(String),
+    /// Staged bytes of an inode are gone.
+    #[error("staged bytes are gone: {what}: put the file back, or remove what it belongs to")]
+    Gone {
+        /// The inode.
+        ino: u64,
+        /// The path in the tree where that is known, and the file that is missing.
+        what: String,
+    },
     /// A local file failed.
     #[error("the state directory: {0}")]
     Io(io::Error),
@@ -75,6 +83,14 @@ pub enum StagingError {
 impl StagingError {
     pub(super) fn damaged(what: &'static str) -> Self {
         Self::Record(FormatError::Malformed { what })
+    }
+
+    /// Why the bytes of `ino` could not be read or changed.
+    pub(super) fn of_bytes(ino: u64, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::Gone { ino, what: error.to_string() },
+            _ => error.into(),
+        }
     }
 }
 

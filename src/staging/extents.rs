@@ -145,6 +145,12 @@ impl Tree {
     }
 }
 
+/// Forgets which chunks of the file are in the store: see [`super::tree`], where a tree is found again.
+pub(super) fn forget_uploads(batch: &mut Batch, ino: u64, file: &mut FileData) {
+    batch.delete_prefix(Family::Extents, file_key(Mark::Current, ino));
+    file.uploaded = false;
+}
+
 /// The current extent of a chunk at an instant.
 pub(super) fn extent_at(instant: &Instant, ino: u64, index: u64) -> Result<Option<Extent>, StagingError> {
     let found = instant.get(Family::Extents, &chunk_key(Mark::Current, ino, index))?;

@@ -23,6 +23,8 @@ use crate::model::name::FileName;
 const LIST_STEP_MIN: usize = 64;
 /// How often a rename looks whether the new file's bytes are on the disk, while somebody goes on writing them.
 const SETTLE_ROUNDS: usize = 3;
+/// Names looked at in one step of a search for a number.
+const LOOK_STEP: usize = 4_096;
 
 /// The key of a directory entry.
 pub(super) fn child_key(parent: u64, name: &FileName) -> Vec<u8> {
@@ -143,7 +145,7 @@ impl Tree {
         let gid = if inherits { directory.attributes.gid } else { caller.gid };
         let inode = Inode::new(Attributes { permissions: mode, uid: caller.uid, gid, mtime: now }, body);
         let mut batch = Batch::default();
-        let ino = new_ino(self.next_ino(&mut batch));
+        let ino = new_ino(self.next_ino()?);
         batch.put(Family::Names, child_key(parent, name), ino.to_be_bytes());
         put_inode(&mut batch, ino, &inode);
         touch(&mut directory, now);
@@ -322,6 +324,61 @@ impl Tree {
         batch.put(Family::Names, child_key(a.0, a.1), second.to_be_bytes());
         batch.put(Family::Names, child_key(b.0, b.1), first.to_be_bytes());
         Ok(self.apply(batch)?)
+    }
+
+    // ---- telling ---------------------------------------------------------------------------------------------------
+
+    /// Puts the path of the file whose bytes are gone into the error that says so.
+    pub(super) async fn name_gone(&self, error: StagingError) -> StagingError {
+        let StagingError::Gone { ino, what } = error else { return error };
+        let named = match self.path_of(ino).await {
+            Ok(Some(path)) => format!("{path}: {what}"),
+            _ => what,
+        };
+        StagingError::Gone { ino, what: named }
+    }
+
+    /// A path that leads to the inode. Goes through all records of names: for what is told of damage only.
+    async fn path_of(&self, ino: u64) -> Result<Option<String>, StagingError> {
+        let mut parts = Vec::new();
+        let mut at = ino;
+        while at != ROOT {
+            let (parent, name) = match self.recorded_name(at)? {
+                Some(found) => found,
+                None => match self.base_name(at).await? {
+                    Some(found) => found,
+                    None => return Ok(None),
+                },
+            };
+            parts.push(String::from_utf8_lossy(name.as_bytes()).into_owned());
+            at = parent;
+        }
+        parts.reverse();
+        Ok(Some(parts.join("/")))
+    }
+
+    fn recorded_name(&self, ino: u64) -> Result<Option<(u64, FileName)>, StagingError> {
+        let mut from = Vec::new();
+        loop {
+            let step = self.db().prefix(Family::Names, b"", &from, LOOK_STEP)?;
+            let Some((last, _)) = step.last() else { return Ok(None) };
+            from = last.clone();
+            from.push(0);
+            if let Some((key, _)) = step.into_iter().find(|(_, value)| decode_child(value) == Some(ino)) {
+                let damaged = || StagingError::damaged("name");
+                let parent = key.get(..8).and_then(|parent| parent.try_into().ok()).ok_or_else(damaged)?;
+                let name = FileName::new(key[8..].to_vec()).map_err(|_| damaged())?;
+                return Ok(Some((u64::from_be_bytes(parent), name)));
+            }
+        }
+    }
+
+    async fn base_name(&self, ino: u64) -> Result<Option<(u64, FileName)>, StagingError> {
+        let base = self.base();
+        let (Some(snapshot), Some(row)) = (&base.snapshot, base_row(base.generation, ino)) else { return Ok(None) };
+        let Some((parent, name)) = snapshot.row(row).await?.and_then(|row| row.key.parts()) else { return Ok(None) };
+        let found = snapshot.lookup_path(&parent).await?;
+        Ok(found.map(|(row, _)| (base.ino(row), name)))
     }
 
     /// Takes one name from an inode; answers the data file that has no use any more.

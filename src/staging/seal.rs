@@ -2,7 +2,7 @@
 //!
 //! Names and inodes come from a snapshot of the database. Bytes are in the data files, which writers change in place: before
 //! a chunk of a data file that existed at the seal is overwritten or cut off, its old bytes are copied aside, once. Data
-//! files that lose their last use meanwhile are removed when the seal goes.
+//! files that lose their last use meanwhile are let go when the seal goes.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -15,6 +15,7 @@ use super::base::Base;
 use super::error::StagingError;
 use super::inode::{Inode, is_new};
 use super::names::{NamesStep, names_step};
+use super::retired::Retired;
 use crate::local::db::{Family, Instant};
 use crate::local::staged_files::{Place, StagedFiles, read_fresh, read_up_to};
 use crate::model::chunk::ChunkSize;
@@ -38,6 +39,7 @@ pub struct Sealed {
 pub struct Preserved {
     dir: PathBuf,
     files: Arc<StagedFiles>,
+    retired: Arc<Retired>,
     chunk: ChunkSize,
     /// Data files from this number on were made after the seal.
     first_new: u64,
@@ -53,9 +55,15 @@ struct State {
 }
 
 impl Preserved {
-    pub(super) fn new(dir: &Path, files: Arc<StagedFiles>, chunk: ChunkSize, first_new: u64) -> Self {
+    pub(super) fn new(
+        dir: &Path,
+        files: Arc<StagedFiles>,
+        retired: Arc<Retired>,
+        chunk: ChunkSize,
+        first_new: u64,
+    ) -> Self {
         let state = State { kept: HashMap::new(), side: None, side_bytes: 0, unused: Vec::new() };
-        Self { dir: dir.to_owned(), files, chunk, first_new, state: Mutex::new(state) }
+        Self { dir: dir.to_owned(), files, retired, chunk, first_new, state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -121,7 +129,7 @@ impl Preserved {
 impl Drop for Preserved {
     fn drop(&mut self) {
         let state = self.lock();
-        state.unused.iter().for_each(|place| self.files.forget(*place));
+        state.unused.iter().for_each(|place| self.retired.push(*place));
         if state.side.is_some() {
             let _ = fs::remove_file(self.dir.join("seal"));
         }

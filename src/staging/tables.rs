@@ -68,7 +68,7 @@ impl Instant<'_> {
                 let read = tokio::task::spawn_blocking(move || data.read_chunk(place, index, len));
                 read.await.expect("reading does not panic")
             };
-            return Ok(ChunkSource::Bytes(read.map_err(StagingError::from)?));
+            return Ok(ChunkSource::Bytes(read.map_err(|why| StagingError::of_bytes(ino, why))?));
         }
         let Some(base) = &file.base else { return Ok(ChunkSource::Bytes(vec![0; len])) };
         if self.shows_through(file, base, layout, index) {

@@ -495,3 +495,253 @@ async fn the_log_gives_space_back_and_what_lives_in_it_moves() {
         assert!(again.read(*ino, 0..60_000).await == noise(*n, 60_000), "also in the next life");
     }
 }
+
+// ---- power cuts ----------------------------------------------------------------------------------------------------------
+
+/// A copy of the database as it is on the disk after a sync: what a power cut leaves of it, whatever was written later.
+struct OnDisk(tempfile::TempDir);
+
+impl OnDisk {
+    fn of(dir: &Path) -> Self {
+        let copy = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(dir.join("db")).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+        Self(copy)
+    }
+
+    /// The power is cut: of the database only this is left, of the files everything that was done to them.
+    fn is_all_that_is_left(self, dir: &Path) {
+        std::fs::remove_dir_all(dir.join("db")).unwrap();
+        std::fs::create_dir(dir.join("db")).unwrap();
+        for entry in std::fs::read_dir(self.0.path()).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), dir.join("db").join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+impl World {
+    fn dir(&self, host: &str) -> std::path::PathBuf {
+        self.state.path().join(host)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_are_not_removed_before_the_record_that_lets_them_go_is_safe() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let (small, large) = (noise(1, 5_000), noise(2, 3 * MIB));
+    for (n, bytes) in [&small, &large].into_iter().enumerate() {
+        for what in ["unlinked", "replaced", "emptied", "rewritten", "committed", "open"] {
+            here.put(ROOT, &format!("{what}-{n}"), bytes).await;
+        }
+        here.put(ROOT, &format!("new-{n}"), b"new").await;
+    }
+    here.tree.sync().unwrap();
+    let on_disk = OnDisk::of(&world.dir("here"));
+    for n in 0..2 {
+        here.tree.unlink(ROOT, &name(&format!("unlinked-{n}"))).await.unwrap();
+        here.tree.rename(ROOT, &name(&format!("new-{n}")), ROOT, &name(&format!("replaced-{n}")), false).await.unwrap();
+        here.put(ROOT, &format!("emptied-{n}"), b"").await;
+        here.put(ROOT, &format!("rewritten-{n}"), &noise(3, 100_000)).await;
+        let open = here.tree.lookup(ROOT, &name(&format!("open-{n}"))).await.unwrap().ino;
+        here.tree.open_file(open).await.unwrap();
+        here.tree.unlink(ROOT, &name(&format!("open-{n}"))).await.unwrap();
+        here.tree.release(open).await.unwrap();
+    }
+    drop(here);
+    on_disk.is_all_that_is_left(&world.dir("here"));
+    let again = world.host("here").await;
+    for (n, bytes) in [&small, &large].into_iter().enumerate() {
+        for what in ["unlinked", "replaced", "emptied", "rewritten", "committed", "open"] {
+            let ino = again.tree.lookup(ROOT, &name(&format!("{what}-{n}"))).await.unwrap().ino;
+            assert!(again.read(ino, 0..u64::MAX).await == *bytes, "{what}-{n}");
+        }
+    }
+    again.commit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_after_a_commit_finds_the_staged_bytes_or_the_record_of_the_bundle() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let (small, large) = (noise(1, 5_000), noise(2, 3 * MIB));
+    here.put(ROOT, "small", &small).await;
+    here.put(ROOT, "large", &large).await;
+    here.tree.sync().unwrap();
+    let on_disk = OnDisk::of(&world.dir("here"));
+    let sealed = here.tree.seal().await.unwrap();
+    let mut stored = Vec::new();
+    for file in ["small", "large"] {
+        let ino = here.tree.lookup(ROOT, &name(file)).await.unwrap().ino;
+        let inode = sealed.inode(ino).await.unwrap();
+        let body = crate::model::entry::FileBody {
+            size: inode.size(),
+            content: crate::model::entry::Content::Inline(Bytes::new()),
+            b3sum: None,
+        };
+        stored.push((ino, inode.version, body));
+    }
+    // The files are marked as stored, with the instant that keeps them alive gone or not.
+    here.tree.mark_stored(&stored[..1]).await.unwrap();
+    drop(sealed);
+    here.tree.mark_stored(&stored[1..]).await.unwrap();
+    drop(here);
+    on_disk.is_all_that_is_left(&world.dir("here"));
+    let again = world.host("here").await;
+    for (file, bytes) in [("small", &small), ("large", &large)] {
+        let ino = again.tree.lookup(ROOT, &name(file)).await.unwrap().ino;
+        assert!(again.read(ino, 0..u64::MAX).await == *bytes, "{file}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_let_go_gives_its_room_back() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    here.put(ROOT, "large", &noise(2, MIB)).await;
+    let data_files = || {
+        let found = std::fs::read_dir(world.dir("here").join("data")).unwrap();
+        found.map(|hh| std::fs::read_dir(hh.unwrap().path()).unwrap().count()).sum::<usize>()
+    };
+    assert_eq!(data_files(), 1);
+    here.committer.upload_in_background().unwrap();
+    here.tree.unlink(ROOT, &name("large")).await.unwrap();
+    let start = std::time::Instant::now();
+    while data_files() > 0 {
+        assert!(start.elapsed() < std::time::Duration::from_secs(10), "within a second or so");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_after_a_power_cut_is_what_is_shown_before_it() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let old = noise(1, 3 * MIB);
+    let ino = here.put(ROOT, "f", &old).await;
+    here.committer.upload_now(ino).await;
+    here.tree.sync().unwrap();
+    let on_disk = OnDisk::of(&world.dir("here"));
+    // These bytes reach the disk, their record does not.
+    here.tree.write(ino, MIB as u64 + 7, b"newer", false, false).await.unwrap();
+    drop(here);
+    on_disk.is_all_that_is_left(&world.dir("here"));
+    let again = world.host("here").await;
+    let shown = again.read(ino, 0..u64::MAX).await;
+    assert!(shown[..MIB] == old[..MIB] && shown[2 * MIB..] == old[2 * MIB..]);
+    let bundle = again.commit().await.bundle;
+    assert!(world.bytes(bundle, "f").await == shown, "the bundle has what staging showed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_write_left_behind_the_end_does_not_come_back() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let old = noise(1, 100_000);
+    for (file, grow) in [("written", true), ("grown", false)] {
+        let ino = here.put(ROOT, file, &old).await;
+        let data = std::fs::read_dir(world.dir("here").join("data")).unwrap();
+        let newest =
+            data.flat_map(|hh| std::fs::read_dir(hh.unwrap().path()).unwrap()).map(|found| found.unwrap().path());
+        let newest =
+            newest.max_by_key(|path| u64::from_str_radix(path.file_name().unwrap().to_str().unwrap(), 16).unwrap());
+        // As a write leaves it that found no room in the middle.
+        let file = std::fs::File::options().write(true).open(newest.unwrap()).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &noise(2, 50_000), 110_000).unwrap();
+        if grow {
+            here.tree.write(ino, 200_000, b"end", false, false).await.unwrap();
+        } else {
+            let size = Some(200_003);
+            here.tree.setattr(ino, SetAttr { size, ..SetAttr::default() }).await.unwrap();
+        }
+        let found = here.read(ino, 0..u64::MAX).await;
+        assert_eq!(found.len(), 200_003);
+        assert!(found[..100_000] == old && found[100_000..200_000].iter().all(|byte| *byte == 0));
+    }
+}
+
+// ---- damaged state directories -------------------------------------------------------------------------------------------
+
+/// The data files of a host, oldest first.
+fn data_files(world: &World, host: &str) -> Vec<std::path::PathBuf> {
+    let directories = std::fs::read_dir(world.dir(host).join("data")).unwrap();
+    let files = directories.flat_map(|hh| std::fs::read_dir(hh.unwrap().path()).unwrap());
+    let mut files: Vec<_> = files.map(|found| found.unwrap().path()).collect();
+    files.sort_by_key(|path| u64::from_str_radix(path.file_name().unwrap().to_str().unwrap(), 16).unwrap());
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_gone_are_an_error_that_names_the_file_and_the_rest_is_readable() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let dir = here.mkdir(ROOT, "dir").await;
+    let large = here.put(dir, "large", &noise(1, 100_000)).await;
+    let small = here.put(ROOT, "small", &noise(2, 5_000)).await;
+    here.tree.sync().unwrap();
+    drop(here);
+    let lost = data_files(&world, "here").pop().unwrap();
+    let kept = world.state.path().join("kept");
+    std::fs::rename(&lost, &kept).unwrap();
+    let again = world.host("here").await;
+    let found = again.tree.recovered().unwrap().clone();
+    assert_eq!((found.files, found.gone, found.unsynced), (2, 1, 0));
+    let refused = again.tree.read(large, 0..10).await.unwrap_err().to_string();
+    assert!(refused.contains("dir/large") && refused.contains(lost.to_str().unwrap()), "{refused}");
+    assert!(again.read(small, 0..u64::MAX).await == noise(2, 5_000));
+    let refused = again.committer.commit(CommitRequest::default()).await.unwrap_err().to_string();
+    assert!(refused.contains("dir/large"), "{refused}");
+    std::fs::rename(&kept, &lost).unwrap();
+    let bundle = again.commit().await.bundle;
+    assert!(world.bytes(bundle, "dir/large").await == noise(1, 100_000), "put back, it is whole again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_were_never_synced_and_are_gone_leave_the_file_as_it_was() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    here.put(ROOT, "of-the-base", &noise(1, 3 * MIB)).await;
+    here.commit().await;
+    drop(here);
+    let here = world.host("here").await;
+    here.put(ROOT, "synced", &noise(2, 100_000)).await;
+    here.tree.sync().unwrap();
+    let base = here.tree.lookup(ROOT, &name("of-the-base")).await.unwrap().ino;
+    // A whole chunk: nothing of the base has to be copied, so nothing is synced.
+    here.tree.write(base, MIB as u64, &noise(3, MIB), false, false).await.unwrap();
+    here.put(ROOT, "new", &noise(4, 100_000)).await;
+    drop(here);
+    // The power is cut: the records are on the disk, these bytes are not.
+    data_files(&world, "here")[1..].iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    let again = world.host("here").await;
+    assert_eq!((again.tree.recovered().unwrap().gone, again.tree.recovered().unwrap().unsynced), (0, 2));
+    let ino = |file: &'static str| async { again.tree.lookup(ROOT, &name(file)).await.unwrap().ino };
+    assert!(again.read(ino("of-the-base").await, 0..u64::MAX).await == noise(1, 3 * MIB));
+    assert!(again.read(ino("synced").await, 0..u64::MAX).await == noise(2, 100_000));
+    assert!(again.read(ino("new").await, 0..u64::MAX).await.is_empty());
+    let bundle = again.commit().await.bundle;
+    assert!(world.bytes(bundle, "of-the-base").await == noise(1, 3 * MIB));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_directory_of_which_a_part_is_gone_is_refused_and_left_alone() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    let large = here.put(ROOT, "large", &noise(1, 100_000)).await;
+    here.tree.sync().unwrap();
+    drop(here);
+    let dir = world.dir("here");
+    let aside = world.state.path().join("aside");
+    for (part, said) in [("db", "`db`"), ("db/CURRENT", "db/CURRENT"), ("version", "`version`")] {
+        std::fs::rename(dir.join(part), &aside).unwrap();
+        let refused = Tree::dirty_base(&dir, &memory()).unwrap_err().to_string();
+        assert!(refused.contains(said) && refused.contains(dir.to_str().unwrap()), "{refused}");
+        assert_eq!(refused.lines().count(), 1);
+        std::fs::rename(&aside, dir.join(part)).unwrap();
+    }
+    let again = world.host("here").await;
+    assert!(again.read(large, 0..u64::MAX).await == noise(1, 100_000));
+}

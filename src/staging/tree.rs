@@ -14,12 +14,11 @@
 //!
 //! # Lock order
 //!
-//! `changing` (async) → `open` → `Preserved::state` → the locks of `StagedFiles`; `gone` takes no other. The std locks are
-//! never held across an await.
+//! `changing` (async) → `open` → `Preserved::state` → `Retired::places` → the locks of `StagedFiles`; `gone` takes no
+//! other. The std locks are never held across an await.
 
-use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
-use std::io;
+use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
@@ -28,13 +27,16 @@ pub use super::attributes::{Caller, NodeAttr, SetAttr};
 pub use super::base::Base;
 use super::bytes::OpenFiles;
 pub use super::error::StagingError;
-use super::inode::{FileData, Inode, InodeBody, base_row};
+use super::inode::{FileData, Inode, InodeBody};
+use super::recovery;
+pub use super::recovery::Recovered;
+use super::retired::{Retired, reap};
 use super::seal::{Preserved, Sealed};
 pub use super::totals::Staged;
 use super::totals::{Share, Totals};
 use crate::content::reader::ContentReader;
 use crate::local::db::{Batch, Database, DatabaseError, DatabaseMemory, Family};
-use crate::local::staged_files::{Place, StagedFiles};
+use crate::local::staged_files::{Place, StagedFiles, make_directory};
 use crate::local::sys;
 use crate::model::chunk::ChunkSize;
 use crate::model::clock::{Clock, Entropy, Timestamp};
@@ -43,8 +45,6 @@ use crate::snapshot::Snapshot;
 
 /// The name that is ours at the top of every tree.
 pub const RESERVED_NAME: &[u8] = b".datamon";
-/// Version of a state directory.
-const STATE_VERSION: &str = "datamon staging 2\n";
 /// Numbers that are reserved in one step; the rest of a step is lost when the process ends.
 const RESERVE_STEP: u64 = 1 << 16;
 /// Free bytes below which no file data is taken (or an eighth of a smaller file system).
@@ -57,31 +57,43 @@ const WALK_STEP: usize = 4_096;
 const GENERATIONS: u64 = 1 << 14;
 
 /// Numbers that survive the process: given out from memory, reserved in steps.
+///
+/// A reservation is written before a number of it is given out, and by itself: one that went with the change that takes
+/// the number would be lost with it if the change failed, and the next life would give the same numbers again.
 pub(super) struct Numbers {
     key: &'static [u8],
     next: AtomicU64,
+    /// Changed under `reserving` only.
     reserved: AtomicU64,
+    reserving: Mutex<()>,
 }
 
 impl Numbers {
     fn load(db: &Database, key: &'static [u8]) -> Result<Self, StagingError> {
         let start = get_number(db, key)?.unwrap_or(1);
-        Ok(Self { key, next: AtomicU64::new(start), reserved: AtomicU64::new(start) })
+        let (next, reserved) = (AtomicU64::new(start), AtomicU64::new(start));
+        Ok(Self { key, next, reserved, reserving: Mutex::new(()) })
     }
 
-    /// The next number; a reservation, when one is due, goes into `batch`.
-    fn take(&self, batch: &mut Batch) -> u64 {
+    /// The next number.
+    fn take(&self, db: &Database) -> Result<u64, DatabaseError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        if number >= self.reserved.load(Ordering::Relaxed) {
-            let reserved = number + RESERVE_STEP;
-            self.reserved.store(reserved, Ordering::Relaxed);
-            batch.put(Family::Meta, self.key, reserved.to_be_bytes());
+        if number < self.reserved.load(Ordering::Acquire) {
+            return Ok(number);
         }
-        number
+        let _reserving = self.reserving.lock().expect("no code panics while it reserves");
+        if number >= self.reserved.load(Ordering::Acquire) {
+            let reserved = number + RESERVE_STEP;
+            let mut batch = Batch::default();
+            batch.put(Family::Meta, self.key, reserved.to_be_bytes());
+            db.write(batch)?;
+            self.reserved.store(reserved, Ordering::Release);
+        }
+        Ok(number)
     }
 }
 
-fn get_number(db: &Database, key: &[u8]) -> Result<Option<u64>, StagingError> {
+pub(super) fn get_number(db: &Database, key: &[u8]) -> Result<Option<u64>, StagingError> {
     let Some(value) = db.get(Family::Meta, key)? else { return Ok(None) };
     Ok(Some(u64::from_be_bytes(value[..].try_into().map_err(|_| StagingError::damaged("number"))?)))
 }
@@ -123,20 +135,25 @@ pub struct Tree {
     sealed: Mutex<Weak<Preserved>>,
     /// Inodes that are no more but that the kernel may hold, without their bytes.
     gone: Mutex<HashMap<u64, Inode>>,
+    retired: Arc<Retired>,
     since_check: AtomicU64,
     totals: Totals,
+    recovered: Option<Recovered>,
+    /// What is noted of the data files that are on the disk.
+    safe_data: Mutex<u64>,
     _lock: File,
 }
 
 impl Tree {
     /// The bundle that a tree with changes is based on, read without opening it; `None` if it is clean or new.
     pub fn dirty_base(dir: &Path, memory: &DatabaseMemory) -> Result<Option<Option<String>>, StagingError> {
+        recovery::check_whole(dir)?;
         if !dir.join("db").exists() {
             return Ok(None);
         }
-        let _lock = lock(dir)?;
-        check_version(dir)?;
-        let db = Database::open(&dir.join("db"), memory)?;
+        let _lock = recovery::lock(dir)?;
+        recovery::check_version(dir)?;
+        let db = recovery::open_database(dir, memory)?;
         if db.get(Family::Meta, b"dirty")?.is_none() {
             return Ok(None);
         }
@@ -147,18 +164,23 @@ impl Tree {
     /// Opens the tree in its state directory. A clean tree starts anew from `base`; one with changes must be opened with the
     /// base that [`Tree::dirty_base`] names.
     pub fn open(config: TreeConfig, base: Option<Arc<Snapshot>>) -> Result<Arc<Self>, StagingError> {
-        fs::create_dir_all(&config.dir)?;
-        let lock = lock(&config.dir)?;
-        check_version(&config.dir)?;
-        let db = Database::open(&config.dir.join("db"), &config.memory)?;
-        let files = StagedFiles::open(&config.dir)?;
+        let dir = &config.dir;
+        make_directory(dir).map_err(|why| recovery::unusable(dir, why))?;
+        let lock = recovery::lock(dir)?;
+        recovery::check_whole(dir)?;
+        recovery::check_version(dir)?;
+        let db = recovery::open_database(dir, &config.memory)?;
+        let files = StagedFiles::open(dir).map_err(|why| recovery::unusable(dir, why))?;
         let dirty = db.get(Family::Meta, b"dirty")?.is_some();
         let totals = Totals::default();
-        let mut changed = 0;
+        let mut recovered = None;
         let generation = if dirty {
             let generation = get_number(&db, b"generation")?.unwrap_or(1);
             let count = |file: &FileData| totals.count(Share::default(), Share::of(file, config.chunk));
-            changed = recover(&db, &files, generation, count)?;
+            recovered = Some(recovery::recover(&db, &files, generation, count)?);
+            // What the last life wrote and did not sync is made safe here: from now on only what this one writes is not.
+            sys::sync_file_system(&lock)?;
+            recovery::all_is_safe(&db)?;
             generation
         } else {
             start_anew(&db, &files, base.as_deref())?
@@ -167,23 +189,31 @@ impl Tree {
         let root = Attributes { permissions: 0o755, uid: config.owner.0, gid: config.owner.1, mtime: now };
         Ok(Arc::new(Self {
             inos: Numbers::load(&db, b"next_ino")?,
-            data_ids: Numbers::load(&db, b"next_data")?,
+            data_ids: Numbers::load(&db, recovery::NEXT_DATA)?,
             base: RwLock::new(Arc::new(Base { snapshot: base, generation, root })),
             db,
             files: Arc::new(files),
             changing: tokio::sync::Mutex::new(()),
             open: Mutex::default(),
-            changes: AtomicU64::new(changed),
+            changes: AtomicU64::new(recovered.as_ref().map_or(0, |found| found.records)),
             changes_at_base: AtomicU64::new(0),
             dirty: AtomicBool::new(dirty),
             frozen: AtomicBool::new(false),
             sealed: Mutex::new(Weak::new()),
             gone: Mutex::default(),
+            retired: Arc::default(),
             since_check: AtomicU64::new(SPACE_CHECK_BYTES),
             totals,
+            recovered,
+            safe_data: Mutex::new(0),
             config,
             _lock: lock,
         }))
+    }
+
+    /// What was found of an earlier life, if there was anything.
+    pub fn recovered(&self) -> Option<&Recovered> {
+        self.recovered.as_ref()
     }
 
     /// The base.
@@ -283,6 +313,11 @@ impl Tree {
         self.changing.lock().await
     }
 
+    /// The same, where waiting is no harm: on no thread of the runtime.
+    pub(super) fn lock_changes_blocking(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.changing.blocking_lock()
+    }
+
     pub(super) fn now(&self) -> Timestamp {
         self.config.clock.now()
     }
@@ -291,12 +326,12 @@ impl Tree {
         self.config.entropy.random()
     }
 
-    pub(super) fn next_ino(&self, batch: &mut Batch) -> u64 {
-        self.inos.take(batch)
+    pub(super) fn next_ino(&self) -> Result<u64, DatabaseError> {
+        self.inos.take(&self.db)
     }
 
-    pub(super) fn next_data(&self, batch: &mut Batch) -> u64 {
-        self.data_ids.take(batch)
+    pub(super) fn next_data(&self) -> Result<u64, DatabaseError> {
+        self.data_ids.take(&self.db)
     }
 
     pub(super) fn apply(&self, mut batch: Batch) -> Result<(), DatabaseError> {
@@ -317,13 +352,31 @@ impl Tree {
         }
     }
 
-    /// Lets bytes go to which no inode leads any more.
+    /// Lets bytes go to which no inode leads any more: the change that says so was written. They are removed when it is
+    /// on the disk.
     pub(super) fn forget_place(&self, place: Option<Place>) {
         let Some(place) = place else { return };
+        self.files.disown(place);
         match self.sealed() {
             Some(sealed) => sealed.unused(place),
-            None => self.files.forget(place),
+            None => self.retired.push(place),
         }
+    }
+
+    pub(super) fn retired(&self) -> &Arc<Retired> {
+        &self.retired
+    }
+
+    /// Notes that the data files below the number `made` are on the disk.
+    pub(super) fn note_safe(&self, made: u64) -> Result<(), StagingError> {
+        let mut known = self.safe_data.lock().expect("no code panics while it notes that");
+        recovery::note_safe(&self.db, &mut known, made)
+    }
+
+    /// Removes the bytes that were let go.
+    pub(super) async fn reap(&self) -> Result<(), StagingError> {
+        let (db, files, retired) = (self.db.clone(), self.files.clone(), self.retired.clone());
+        tokio::task::spawn_blocking(move || reap(&db, &files, &retired)).await.expect("reaping does not panic")
     }
 
     fn sealed(&self) -> Option<Arc<Preserved>> {
@@ -361,7 +414,8 @@ impl Tree {
             return Err(StagingError::Busy("a commit of this tree is under way".to_owned()));
         }
         let first_new = self.data_ids.next.load(Ordering::Relaxed);
-        let shared = Arc::new(Preserved::new(&self.config.dir, self.files.clone(), self.config.chunk, first_new));
+        let (dir, files, retired) = (&self.config.dir, self.files.clone(), self.retired.clone());
+        let shared = Arc::new(Preserved::new(dir, files, retired, self.config.chunk, first_new));
         *current = Arc::downgrade(&shared);
         Ok(Sealed { instant: self.db.instant(), base: self.base(), changes: self.changes(), shared })
     }
@@ -424,6 +478,7 @@ impl Tree {
         let base = Base { snapshot: Some(snapshot), generation, root: old.root };
         *self.base.write().expect("nothing panics while it holds the base") = Arc::new(base);
         self.changes_at_base.store(self.changes(), Ordering::Release);
+        self.retired.clear();
         self.files.clear()?;
         self.gone().clear();
         Ok(true)
@@ -458,51 +513,6 @@ fn start_anew(db: &Database, files: &StagedFiles, base: Option<&Snapshot>) -> Re
     Ok(generation)
 }
 
-/// What the end of the last process left: files without a name, bytes to which nothing leads, files to be cut. Answers
-/// how many inodes have a record.
-fn recover(
-    db: &Database,
-    files: &StagedFiles,
-    generation: u64,
-    count: impl Fn(&FileData),
-) -> Result<u64, StagingError> {
-    let mut used = HashSet::new();
-    let mut batch = Batch::default();
-    let mut records = 0;
-    for_each_inode(db, |ino, inode| {
-        records += 1;
-        let InodeBody::File(file) = &inode.body else { return Ok(()) };
-        if inode.nlink == 0 {
-            // Only an open file lives without a name.
-            if base_row(generation, ino).is_none() {
-                batch.delete(Family::Inodes, ino.to_be_bytes());
-            }
-            return Ok(());
-        }
-        count(file);
-        match file.local {
-            Some(Place::File(id)) => {
-                used.insert(id);
-                match files.open_file(id) {
-                    Ok(data) if data.metadata()?.len() > file.size => data.set_len(file.size)?,
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                        tracing::error!(ino, "a staged file's bytes are gone from the state directory");
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            Some(place) => files.found(place),
-            None => {}
-        }
-        Ok(())
-    })?;
-    db.write(batch)?;
-    files.keep_files(&used)?;
-    files.remove_dead();
-    Ok(records)
-}
-
 /// Goes through all inodes that have a record.
 pub(super) fn for_each_inode(
     db: &Database,
@@ -525,32 +535,19 @@ pub(super) fn put_inode(batch: &mut Batch, ino: u64, inode: &Inode) {
     batch.put(Family::Inodes, ino.to_be_bytes(), inode.encode());
 }
 
-fn lock(dir: &Path) -> Result<File, StagingError> {
-    let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock"))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(fs::TryLockError::WouldBlock) => {
-            let what = format!("{}: another mount has this staging tree (use mount --bind)", dir.display());
-            Err(StagingError::Busy(what))
-        }
-        Err(fs::TryLockError::Error(error)) => Err(error.into()),
-    }
-}
+#[cfg(test)]
+mod unit_tests {
+    use super::*;
 
-fn check_version(dir: &Path) -> Result<(), StagingError> {
-    let path = dir.join("version");
-    match fs::read_to_string(&path) {
-        Ok(found) if found == STATE_VERSION => Ok(()),
-        Ok(found) => Err(StagingError::State(format!(
-            "{}: written by another datamon ({}): use that one, or another -o state=",
-            dir.display(),
-            found.trim()
-        ))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::write(&path, STATE_VERSION)?;
-            File::open(&path)?.sync_all()?;
-            Ok(())
-        }
-        Err(error) => Err(error.into()),
+    #[test]
+    fn a_number_whose_change_failed_is_not_given_out_by_the_next_life() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Database::open(dir.path(), &crate::staging::tests::memory()).unwrap();
+        let numbers = Numbers::load(&db, b"next_ino").unwrap();
+        // Nothing is written with these: the change that took them failed.
+        let given: Vec<u64> = (0..3).map(|_| numbers.take(&db).unwrap()).collect();
+        assert_eq!(given, [1, 2, 3]);
+        let next_life = Numbers::load(&db, b"next_ino").unwrap();
+        assert!(next_life.take(&db).unwrap() > 3);
     }
 }

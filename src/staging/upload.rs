@@ -28,6 +28,7 @@ use super::error::StagingError;
 use super::extents::{Attached, SealedExtents};
 use super::inode::InodeBody;
 use super::journal::Journal;
+use super::retired::reap_always;
 use super::tree::{Tree, for_each_inode};
 use crate::content::packer::{PackError, Packer, PackerConfig, StoredPack};
 use crate::format::descriptor::PackEntry;
@@ -198,6 +199,7 @@ impl Committer {
             })?;
         }
         tokio::spawn(background(Arc::downgrade(self), self.queue.clone()));
+        tokio::spawn(reap_always(Arc::downgrade(self.tree()), self.tree().retired().clone()));
         Ok(())
     }
 

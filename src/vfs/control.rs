@@ -143,6 +143,7 @@ impl Vfs {
                 lines.push(format!("uploaded_bytes: {}", staged.uploaded));
                 lines.push(format!("pending_bytes: {}", staged.bytes.saturating_sub(staged.uploaded)));
                 lines.push(format!("base: {parent}"));
+                lines.extend(recovered(&committer).map(|found| format!("recovered: {found}")));
             }
         }
         let text = |of: &Shared<Option<String>>| of.lock().expect("nothing panics while it holds a text").clone();
@@ -467,6 +468,19 @@ impl Vfs {
             committer.tree().freeze(false);
         }
     }
+}
+
+/// What the tree's opening found of an earlier life of the process, if it found anything.
+fn recovered(committer: &Committer) -> Option<String> {
+    let found = committer.tree().recovered()?;
+    let mut parts = vec![format!("{} files with staged bytes", found.files)];
+    parts.extend(committer.finished().map(|bundle| format!("commit {bundle} was finished")));
+    let lost = [
+        (found.unsynced, "are as before their last changes, which were never synced"),
+        (found.gone, "lack bytes that were synced (EIO): put them back, or remove these files"),
+    ];
+    parts.extend(lost.into_iter().filter(|(files, _)| *files > 0).map(|(files, what)| format!("{files} {what}")));
+    Some(parts.join("; "))
 }
 
 /// Whether the permission bits let the caller write: those of the first class that it belongs to (inode(7)).
