@@ -9,6 +9,7 @@
 //!  bytes    reading, writing, cutting           attributes stat, xattrs
 //!  extents  what of it is in the store          seal       an instant, while writers go on
 //!  upload   W0–W3, in the background too        tables     W5
+//!  message  the next commit's text
 //!  commit   the whole of W, and what follows    journal    what a commit remembers over the end of the process
 //! ```
 
@@ -20,6 +21,7 @@ mod error;
 mod extents;
 pub mod inode;
 pub mod journal;
+pub mod message;
 mod names;
 pub mod seal;
 mod tables;

@@ -3,6 +3,7 @@
 //! ```text
 //! context/ ── repo/ ┬ bundles/<id>/…     snapshots
 //!                   ├ labels/<name>/…    snapshots, as of the walk
+//!                   ├ at/<time>/…        snapshots: the newest until then
 //!                   ├ staging/…          the writable tree
 //!                   └ .datamon/          text files (never listed)
 //! ```
@@ -39,7 +40,7 @@ use crate::staging::tree::{Caller, NodeAttr, SetAttr, StagingError, Tree};
 use error::VfsError;
 use known::{Known, Pass};
 pub use namespace::{BaseChoice, Settings, Source, Vfs};
-use node::{Ino, Node};
+use node::{Ino, NameNode, Node};
 
 /// How long the kernel may rely on an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +92,7 @@ pub struct Listed {
 }
 
 /// How a file was opened.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Opened {
     /// Bytes never change: the kernel may keep what it has read.
     Immutable,
@@ -99,6 +100,8 @@ pub enum Opened {
     Staged,
     /// A text of this moment, read past the kernel's cache.
     Text(Bytes),
+    /// A text too long to be made at once, read past the kernel's cache.
+    Rows(Arc<tokio::sync::Mutex<control::files::BundleFiles>>),
     /// Takes commands.
     Control,
 }
@@ -139,7 +142,7 @@ impl Vfs {
             Node::Staged { slot, ino } => {
                 if ino == ROOT && name.as_bytes() == control::DIRECTORY {
                     let repo = self.committer(slot)?.0;
-                    return Ok(self.control_directory(Some(repo)));
+                    return Ok(self.control_directory(node::Scope::Staging(repo)));
                 }
                 let tree = self.tree(slot)?;
                 Ok(self.staged(slot, tree.lookup(ino, name).await?))
@@ -175,7 +178,7 @@ impl Vfs {
         }
     }
 
-    /// Changes attributes; of a text file only the length, which has no effect.
+    /// Changes attributes; of a text file nothing but the length of `message`.
     pub async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Found, VfsError> {
         match self.node(ino)? {
             Node::Staged { slot, ino } => {
@@ -183,7 +186,7 @@ impl Vfs {
                 Ok(self.staged(slot, self.tree(slot)?.setattr(ino, set).await?))
             }
             Node::Row { .. } => Err(VfsError::ReadOnly),
-            Node::Name(node) if node.is_text() => self.getattr_name(&node).await,
+            Node::Name(NameNode::Text(scope, text)) => self.set_text_attr(&scope, &text, set.size).await,
             Node::Name(_) => Err(VfsError::NotPermitted),
         }
     }
@@ -213,6 +216,7 @@ impl Vfs {
                 Body::Symlink(target) => Ok(target),
                 _ => Err(VfsError::Invalid("not a symlink")),
             },
+            Node::Name(NameNode::LabelLink(repo, label)) => Ok(self.label_target(&repo, &label).await?.into()),
             Node::Name(_) => Err(VfsError::Invalid("not a symlink")),
         }
     }
@@ -246,10 +250,7 @@ impl Vfs {
                 Ok(self.staged(slot, attr))
             }
             Node::Row { .. } => Err(VfsError::ReadOnly),
-            Node::Name(node) => match what {
-                Make::Directory => self.make_name(&node, name).await,
-                _ => Err(VfsError::NotPermitted),
-            },
+            Node::Name(node) => self.make_name(&node, name, what).await,
         }
     }
 
@@ -273,8 +274,8 @@ impl Vfs {
                 self.writable()?;
                 Ok(self.tree(slot)?.unlink(ino, name).await?)
             }
-            Node::Row { .. } => Err(VfsError::ReadOnly),
-            Node::Name(_) => Err(VfsError::NotPermitted),
+            Node::Row { slot, .. } => Err(self.refused_below(slot)),
+            Node::Name(node) => self.unlink_name(&node, name).await,
         }
     }
 
@@ -285,7 +286,7 @@ impl Vfs {
                 self.writable()?;
                 Ok(self.tree(slot)?.rmdir(ino, name).await?)
             }
-            Node::Row { .. } => Err(VfsError::ReadOnly),
+            Node::Row { slot, .. } => Err(self.refused_below(slot)),
             Node::Name(node) => self.remove_name(&node, name).await,
         }
     }
@@ -307,7 +308,9 @@ impl Vfs {
                 }
                 Ok(tree.rename(a, from.1, b, to.1, no_replace).await?)
             }
-            (Node::Name(a), Node::Name(b)) if a == b && !exchange => self.rename_name(&a, from.1, to.1).await,
+            (Node::Name(a), Node::Name(b)) if a == b && !exchange => {
+                self.rename_name(&a, from.1, to.1, no_replace).await
+            }
             (Node::Row { .. }, _) | (_, Node::Row { .. }) => Err(VfsError::ReadOnly),
             _ => Err(VfsError::OtherTree),
         }
@@ -325,7 +328,8 @@ impl Vfs {
             }
             Node::Row { .. } if for_writing => Err(VfsError::ReadOnly),
             Node::Row { .. } => Ok(Opened::Immutable),
-            Node::Name(node) => self.open_text(&node, for_writing).await,
+            Node::Name(NameNode::Text(scope, text)) => self.open_text(&scope, &text, for_writing).await,
+            Node::Name(_) => Err(VfsError::IsDirectory),
         }
     }
 
@@ -384,7 +388,10 @@ impl Vfs {
                 Ok(())
             }
             Node::Row { .. } => Err(VfsError::ReadOnly),
-            Node::Name(node) => self.write_text(&node, data).await,
+            Node::Name(NameNode::Text(scope, text)) => {
+                self.write_text(&scope, &text, (!append).then_some(offset), data).await
+            }
+            Node::Name(_) => Err(VfsError::NotPermitted),
         }
     }
 
@@ -442,7 +449,7 @@ impl Vfs {
         }
     }
 
-    /// Sets an xattr of a staged entry.
+    /// Sets an xattr of a staged entry, or moves a label: `user.datamon.bundle` of `labels/NAME`.
     pub async fn setxattr(
         &self,
         ino: Ino,
@@ -450,7 +457,13 @@ impl Vfs {
         value: &[u8],
         create: bool,
         replace: bool,
+        caller: Caller,
     ) -> Result<(), VfsError> {
+        if name == b"user.datamon.bundle"
+            && let Node::Row { slot, row: crate::snapshot::RowId::ROOT } = self.node(ino)?
+        {
+            return self.move_label_of(slot, value, create, caller).await;
+        }
         let (tree, ino) = self.xattr_target(ino, name)?;
         Ok(tree.setxattr(ino, name, value, create, replace).await?)
     }
