@@ -9,10 +9,11 @@
 //!  bytes    reading, writing, cutting           attributes stat, xattrs
 //!  extents  what of it is in the store          seal       an instant, while writers go on
 //!  upload   W0–W3, in the background too        tables     W5
-//!  message  the next commit's text
+//!  aside    what was discarded           message  the next commit's text
 //!  commit   the whole of W, and what follows    journal    what a commit remembers over the end of the process
 //! ```
 
+pub mod aside;
 mod attributes;
 mod base;
 mod bytes;

@@ -530,10 +530,18 @@ pub(crate) struct OpenTree {
     pub(crate) following: Arc<follow::Following>,
 }
 
+/// The place of a staging tree, which it keeps while it is closed for a moment.
+struct TreeSlot {
+    repo: node::RepoKey,
+    committer: Option<Arc<Committer>>,
+    known: Arc<Known>,
+    following: Arc<follow::Following>,
+}
+
 /// Staging trees that this mount has opened, by slot.
 #[derive(Default)]
 pub(crate) struct Trees {
-    by_slot: Vec<OpenTree>,
+    by_slot: Vec<TreeSlot>,
 }
 
 /// Snapshots that this mount shows, by slot; opened when something in them is asked for.
@@ -555,7 +563,24 @@ impl Vfs {
 
     pub(crate) fn open_tree_at(&self, slot: usize) -> Result<OpenTree, VfsError> {
         let trees = self.trees.lock().expect("nothing panics while it holds the trees");
-        trees.by_slot.get(slot).cloned().ok_or(VfsError::Stale)
+        let TreeSlot { repo, committer, known, following } = trees.by_slot.get(slot).ok_or(VfsError::Stale)?;
+        let closed = || VfsError::Busy(format!("{}: the staging tree is closed for a moment (try again)", repo.name));
+        let committer = committer.clone().ok_or_else(closed)?;
+        Ok(OpenTree { repo: repo.clone(), committer, known: known.clone(), following: following.clone() })
+    }
+
+    /// Takes a tree out of its slot, so that nobody else comes to it.
+    pub(crate) fn take_committer(&self, slot: usize) -> Option<Arc<Committer>> {
+        let mut trees = self.trees.lock().expect("nothing panics while it holds the trees");
+        trees.by_slot.get_mut(slot)?.committer.take()
+    }
+
+    /// Puts a tree into the slot that it has, or that another had before.
+    pub(crate) fn put_committer(&self, slot: usize, committer: Option<Arc<Committer>>) {
+        let mut trees = self.trees.lock().expect("nothing panics while it holds the trees");
+        if let Some(at) = trees.by_slot.get_mut(slot) {
+            at.committer = committer;
+        }
     }
 
     fn known_of(&self, slot: usize) -> Option<Arc<Known>> {
@@ -636,23 +661,36 @@ impl Vfs {
     /// The slot of a repo's staging tree, opened now if it was not.
     pub(crate) async fn tree_slot(&self, repo: &node::RepoKey) -> Result<usize, VfsError> {
         let _opening = self.opening.lock().await;
-        {
+        let known = {
             let trees = self.trees.lock().expect("nothing panics while it holds the trees");
-            if let Some(slot) = trees.by_slot.iter().position(|open| open.repo.id == repo.id) {
-                return Ok(slot);
+            let slot = trees.by_slot.iter().position(|open| open.repo.id == repo.id);
+            match slot.filter(|slot| trees.by_slot[*slot].committer.is_some()) {
+                Some(slot) => return Ok(slot),
+                None => slot,
             }
+        };
+        let committer = Some(self.open_tree(repo, None).await?);
+        if let Some(slot) = known {
+            // It was closed, and what should have opened it again failed.
+            self.put_committer(slot, committer);
+            return Ok(slot);
         }
-        let committer = self.open_tree(repo).await?;
         let mut trees = self.trees.lock().expect("nothing panics while it holds the trees");
         let (known, following) = (Arc::default(), Arc::default());
-        trees.by_slot.push(OpenTree { repo: repo.clone(), committer, known, following });
+        trees.by_slot.push(TreeSlot { repo: repo.clone(), committer, known, following });
         Ok(trees.by_slot.len() - 1)
     }
 
     /// All staging trees that this mount has opened.
     pub fn open_trees(&self) -> Vec<(node::RepoKey, Arc<Committer>)> {
         let trees = self.trees.lock().expect("nothing panics while it holds the trees");
-        trees.by_slot.iter().map(|open| (open.repo.clone(), open.committer.clone())).collect()
+        trees.by_slot.iter().filter_map(|open| Some((open.repo.clone(), open.committer.clone()?))).collect()
+    }
+
+    /// The slots of all staging trees, and whose they are.
+    pub(crate) fn tree_slots(&self) -> Vec<node::RepoKey> {
+        let trees = self.trees.lock().expect("nothing panics while it holds the trees");
+        trees.by_slot.iter().map(|open| open.repo.clone()).collect()
     }
 }
 

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 
+use super::aside;
 pub use super::attributes::{Caller, NodeAttr, SetAttr};
 pub use super::base::Base;
 use super::bytes::OpenFiles;
@@ -121,17 +122,36 @@ pub struct Tree {
     sealed: Mutex<Weak<Preserved>>,
     since_check: AtomicU64,
     totals: Totals,
-    _lock: File,
+    lock: TreeLock,
 }
 
-impl Tree {
+/// The right to a tree's state directory.
+pub struct TreeLock {
+    dir: PathBuf,
+    _file: File,
+}
+
+impl TreeLock {
+    /// Takes the directory, which is made if there is none; what was cut off in it is settled.
+    pub fn take(dir: &Path) -> Result<Self, StagingError> {
+        fs::create_dir_all(dir)?;
+        let file = lock(dir)?;
+        check_version(dir)?;
+        aside::settle(dir)?;
+        Ok(Self { dir: dir.to_owned(), _file: file })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The bundle that a tree with changes is based on, read without opening it; `None` if it is clean or new.
-    pub fn dirty_base(dir: &Path) -> Result<Option<Option<String>>, StagingError> {
+    pub fn dirty_base(&self) -> Result<Option<Option<String>>, StagingError> {
+        let dir = &self.dir;
         if !dir.join("db").exists() {
             return Ok(None);
         }
-        let _lock = lock(dir)?;
-        check_version(dir)?;
         let db = Database::open(&dir.join("db"))?;
         if db.get(Family::Meta, b"dirty")?.is_none() {
             return Ok(None);
@@ -139,13 +159,13 @@ impl Tree {
         let base = db.get(Family::Meta, b"base")?.unwrap_or_default();
         Ok(Some(String::from_utf8(base).ok().filter(|id| !id.is_empty())))
     }
+}
 
+impl Tree {
     /// Opens the tree in its state directory. A clean tree starts anew from `base`; one with changes must be opened with the
-    /// base that [`Tree::dirty_base`] names.
-    pub fn open(config: TreeConfig, base: Option<Arc<Snapshot>>) -> Result<Arc<Self>, StagingError> {
-        fs::create_dir_all(&config.dir)?;
-        let lock = lock(&config.dir)?;
-        check_version(&config.dir)?;
+    /// base that [`TreeLock::dirty_base`] names.
+    pub fn open(config: TreeConfig, base: Option<Arc<Snapshot>>, lock: TreeLock) -> Result<Arc<Self>, StagingError> {
+        aside::expire(&config.dir, config.clock.now())?;
         let db = Database::open(&config.dir.join("db"))?;
         let files = StagedFiles::open(&config.dir)?;
         let dirty = db.get(Family::Meta, b"dirty")?.is_some();
@@ -177,8 +197,13 @@ impl Tree {
             since_check: AtomicU64::new(SPACE_CHECK_BYTES),
             totals,
             config,
-            _lock: lock,
+            lock,
         }))
+    }
+
+    /// Closes the tree; its directory stays locked.
+    pub fn close(self) -> TreeLock {
+        self.lock
     }
 
     /// The base.

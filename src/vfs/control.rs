@@ -1,8 +1,10 @@
 //! `.datamon`: texts that say what is going on, commands, and the jobs that programs start through ioctls.
 //!
-//! [`texts`] says what files there are, [`files`] is the one of them that may be huge, [`jobs`] is what programs ask for.
+//! [`texts`] says what files there are, [`files`] is the one of them that may be huge, [`jobs`] is what programs ask for,
+//! [`discard`] puts changes aside.
 //! Here is what all of them stand on: what is remembered, what was refused, and how a tree is committed.
 
+mod discard;
 pub mod files;
 mod jobs;
 mod texts;
@@ -11,6 +13,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
+
+use discard::Way;
 
 use super::error::VfsError;
 use super::node::{Ino, NameNode, Node, RepoKey, Through};
@@ -34,7 +38,7 @@ const COMMIT_ERROR: &str = "commit of ";
 /// How long after a refused removal below it a label or bundle is not removed.
 const RECURSIVE: Duration = Duration::from_secs(60);
 /// What `ctl` understands.
-const COMMANDS: &str = "unknown command (commit, restore BUNDLE)";
+const COMMANDS: &str = "unknown command (commit, discard, undiscard, restore BUNDLE)";
 
 /// What is asked of a commit beside what the mount was told.
 #[derive(Debug, Clone, Default)]
@@ -180,7 +184,8 @@ impl Vfs {
                 let bundle = bundle.parse().map_err(|_| VfsError::Invalid("restore: a bundle's id is expected"))?;
                 self.restore_bundle(repo, bundle).await
             }
-            ("discard" | "undiscard", "") => Err(VfsError::NotSupported("not in this version")),
+            ("discard", "") => self.move_changes(repo, Way::Discard).await,
+            ("undiscard", "") => self.move_changes(repo, Way::Undiscard).await,
             _ => Err(VfsError::Invalid(COMMANDS)),
         }
     }

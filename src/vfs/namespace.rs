@@ -25,7 +25,7 @@ use crate::snapshot::{RangeCache, RowId, Snapshot};
 use crate::staging::commit::Committer;
 use crate::staging::inode::ROOT;
 use crate::staging::tree::NodeAttr;
-use crate::staging::tree::{StagingError, Tree, TreeConfig};
+use crate::staging::tree::{StagingError, Tree, TreeConfig, TreeLock};
 use crate::store::refs::RefsError;
 use crate::store::{Store, StoreError, catalog, refs};
 
@@ -99,6 +99,8 @@ pub struct Settings {
     pub who: String,
     /// Whether `sync PATH` commits.
     pub sync_commits: bool,
+    /// Whether umount commits what changed.
+    pub umount_commits: bool,
     /// Message of commits made by `sync` and `umount`.
     pub message: String,
     /// Labels of such commits.
@@ -347,9 +349,11 @@ impl Vfs {
     }
 
     /// Opens a repo's staging tree: one with changes on its own base, a clean one on what was asked for.
-    pub(super) async fn open_tree(&self, repo: &RepoKey) -> Result<Arc<Committer>, VfsError> {
+    /// Who has its lock already brings it.
+    pub(super) async fn open_tree(&self, repo: &RepoKey, lock: Option<TreeLock>) -> Result<Arc<Committer>, VfsError> {
         let dir = self.tree_dir(repo);
-        let base = match Tree::dirty_base(&dir)? {
+        let lock = lock.map_or_else(|| TreeLock::take(&dir), Ok)?;
+        let base = match lock.dirty_base()? {
             Some(base) => {
                 base.map(|id| id.parse().map_err(|_| VfsError::Failed("the tree's base".to_owned()))).transpose()?
             }
@@ -375,7 +379,7 @@ impl Vfs {
             clock: self.store.clock.clone(),
             entropy: self.store.entropy.clone(),
         };
-        let tree = Tree::open(config, snapshot)?;
+        let tree = Tree::open(config, snapshot, lock)?;
         let committer = Committer::open(
             tree,
             self.store.clone(),

@@ -446,3 +446,62 @@ fn a_diff_names_what_changed() {
     assert_eq!(world.read(".datamon/diff/a..b..latest"), expected, "a label may hold dots");
     world.end();
 }
+
+#[test]
+fn discarded_changes_are_gone_and_come_back_once() {
+    if !inside("gestures::discarded_changes_are_gone_and_come_back_once") {
+        return;
+    }
+    let world = World::new("refresh=100ms");
+    world.sh("mkdir staging/sub && echo 1 > staging/sub/a && echo 1 > staging/b");
+    let one = world.commit("c", "1");
+    world.sh("echo discard > .datamon/ctl");
+    world.refused("echo undiscard > .datamon/ctl", "No such file or directory");
+    world.sh("echo 2 > staging/sub/a && rm staging/b && mkdir staging/new && head -c 300000 /dev/urandom > staging/new/large");
+    let large = fs::read(world.at("staging/new/large")).unwrap();
+    // While a file is open, or somebody is in it, nothing happens.
+    world.refused("exec 3< staging/new/large; echo discard > .datamon/ctl", "Device or resource busy");
+    world.refused("cd staging/new; echo discard > ../../.datamon/ctl", "Device or resource busy");
+    assert!(world.status().contains("somebody is in it"), "{}", world.status());
+    assert_eq!(world.read("staging/sub/a"), "2\n");
+    // What was uploaded in the background by then is no hindrance.
+    super::harness::until(Duration::from_secs(20), "the intent", || !world.read(".datamon/wal").is_empty());
+    world.sh("cd staging && echo discard > .datamon/ctl && ls && cat sub/a b c");
+    assert_eq!(world.names("staging"), ["b", "c", "sub"]);
+    assert_eq!(world.read("staging/sub/a"), "1\n");
+    assert!(world.status().contains("staging: clean"), "{}", world.status());
+    assert_eq!(world.read(".datamon/wal"), "", "nobody waits for that bundle");
+    world.sh("echo x > staging/x");
+    world.refused("echo undiscard > .datamon/ctl", "Device or resource busy");
+    world.sh("sync staging && sleep 1.2 && echo undiscard > .datamon/ctl");
+    assert_eq!(world.names("staging"), ["c", "new", "sub"], "as it was");
+    assert_eq!(world.read("staging/sub/a"), "2\n");
+    assert_eq!(fs::read(world.at("staging/new/large")).unwrap(), large);
+    let three = world.commit("c", "3");
+    assert_eq!(fs::read(world.at(&format!("bundles/{three}/new/large"))).unwrap(), large);
+    assert!(!world.at(&format!("bundles/{three}/x")).exists(), "the base of these changes was {one}");
+    world.refused("echo undiscard > .datamon/ctl", "No such file or directory");
+    world.end();
+}
+
+#[test]
+fn a_mount_with_commit_manual_stays_staged_at_umount_and_says_so() {
+    if !inside("gestures::a_mount_with_commit_manual_stays_staged_at_umount_and_says_so") {
+        return;
+    }
+    let world = World::new("commit=manual");
+    world.commit("a", "1");
+    world.sh("echo 2 > staging/a");
+    let mut umount = world.host.datamon(["umount", world.mnt.to_str().unwrap()]);
+    let said = umount.output().unwrap();
+    assert!(said.status.success(), "{}", text(&said));
+    assert!(
+        text(&said).contains("census: not committed (commit=manual): 1 changed files stay staged"),
+        "{}",
+        text(&said)
+    );
+    let mnt = world.host.mount("prod", "rw");
+    assert_eq!(fs::read_to_string(mnt.join("census/staging/a")).unwrap(), "2\n");
+    assert_eq!(fs::read_dir(mnt.join("census/bundles")).unwrap().count(), 1);
+    world.host.umount(&mnt);
+}

@@ -34,11 +34,10 @@ impl Vfs {
         let slots: Vec<usize> = match (&verb, self.node(ino)?) {
             (Verb::Commit { all: false, .. }, Node::Staged { slot, .. }) => vec![slot],
             (Verb::Commit { all: false, .. }, Node::Name(NameNode::Repo(repo))) => {
-                let open = self.open_trees();
-                open.iter().position(|(key, _)| key.id == repo.id).into_iter().collect()
+                self.tree_slots().iter().position(|key| key.id == repo.id).into_iter().collect()
             }
             (Verb::Commit { all: false, .. }, _) => return Err(VfsError::Invalid("not in a staging tree")),
-            _ => (0..self.open_trees().len()).collect(),
+            _ => (0..self.tree_slots().len()).collect(),
         };
         tokio::spawn(async move {
             let outcome = vfs.run(verb, slots).await;
@@ -58,7 +57,7 @@ impl Vfs {
             Verb::Thaw => self.freeze(false),
             Verb::Commit { message, labels, all } => return self.run_commit(message, &labels, all, slots).await,
         }
-        Progress::Done { commits: Vec::new() }
+        Progress::Done { commits: Vec::new(), notes: Vec::new() }
     }
 
     /// Whether no handle may write any more; the kernel tells of a close a moment after it.
@@ -81,10 +80,18 @@ impl Vfs {
             }
         }
         let mut commits = Vec::new();
-        let mut failures = Vec::new();
+        let (mut failures, mut notes) = (Vec::new(), Vec::new());
         for slot in slots {
             let Ok((repo, committer)) = self.committer(slot) else { continue };
             if all && !committer.tree().is_dirty() {
+                continue;
+            }
+            if all && !self.settings().umount_commits {
+                let files = committer.tree().staged().files;
+                notes.push(format!(
+                    "{}: not committed (commit=manual): {files} changed files stay staged here",
+                    repo.name
+                ));
                 continue;
             }
             // A change behind a freeze is ours: nobody else can make one.
@@ -93,7 +100,11 @@ impl Vfs {
                 Err(error) => failures.push(format!("{}: {error}", repo.name)),
             }
         }
-        if failures.is_empty() { Progress::Done { commits } } else { failed("commit", failures.join("; "), commits) }
+        if failures.is_empty() {
+            Progress::Done { commits, notes }
+        } else {
+            failed("commit", failures.join("; "), commits)
+        }
     }
 
     fn committed(&self, repo: &RepoKey, report: &CommitReport, asked: &Asked) -> Committed {
