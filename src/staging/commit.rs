@@ -408,6 +408,16 @@ impl Committer {
         Ok(self.journal.finish(None)?)
     }
 
+    /// The same, for many again: what works in the background has lost sight of it, and is begun anew.
+    pub fn again(self) -> Arc<Self> {
+        self.uploads_in_background.store(false, std::sync::atomic::Ordering::Relaxed);
+        let committer = Arc::new(self);
+        if let Err(error) = committer.upload_in_background() {
+            tracing::warn!(%error, "nothing is uploaded before the next commit");
+        }
+        committer
+    }
+
     /// The tree alone.
     pub fn into_tree(self) -> Arc<Tree> {
         self.tree

@@ -5,6 +5,7 @@
 //! `latest` ([`crate::vfs::follow`]): while somebody is in it, or a file of it is open, it is busy.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Vfs;
@@ -34,6 +35,9 @@ fn busy(why: &str) -> VfsError {
 impl Vfs {
     /// Puts the staged changes of a repo aside, or brings back what was put aside last.
     pub(super) async fn move_changes(&self, repo: &RepoKey, way: Way) -> Result<(), VfsError> {
+        if self.control.frozen.load(Ordering::Acquire) {
+            return Err(StagingError::Frozen.into());
+        }
         let slot = self.tree_slot(repo).await?;
         let open = self.open_tree_at(slot)?;
         let tree = open.committer.tree();
@@ -52,14 +56,13 @@ impl Vfs {
         let in_it =
             || busy("somebody is in it, or has a file of it open (leave it and close them: fuser -vm shows them)");
         let closed = self.quiet(slot, &open.known, &open.committer).await?.ok_or_else(in_it)?;
-        open.committer.abandon().await?;
         let committer = self.take_committer(slot);
         drop(open);
-        let lock = match self.close(committer).await {
+        let lock = match close(committer, way).await {
             Ok(lock) => lock,
-            Err(committer) => {
+            Err((committer, why)) => {
                 self.put_committer(slot, committer);
-                return Err(in_it());
+                return Err(why.unwrap_or_else(in_it));
             }
         };
         let moved = tokio::task::spawn_blocking(move || {
@@ -67,34 +70,47 @@ impl Vfs {
                 Way::Discard => aside::discard(lock.dir()),
                 Way::Undiscard => aside::restore(lock.dir()),
             };
-            (moved, lock)
+            // After a failure in the middle there is a tree again, or nothing is opened.
+            aside::settle(lock.dir()).map(|()| (moved, lock))
         });
-        let (moved, lock) = moved.await.map_err(|_| VfsError::Failed("moving the changes".to_owned()))?;
+        let moved = moved.await.map_err(|_| VfsError::Failed("moving the changes".to_owned()))?;
+        let (moved, lock) = moved.map_err(StagingError::from)?;
         let moved = moved.map_err(StagingError::from);
-        // Also after a failure: what is there then is a tree.
         let committer = self.open_tree(repo, Some(lock)).await?;
         self.put_committer(slot, Some(committer.clone()));
         drop(closed);
         self.forget_root_names(slot, &committer).await?;
         Ok(moved?)
     }
+}
 
-    /// Closes a tree when the last request has left it; else it is given back.
-    async fn close(&self, committer: Option<Arc<Committer>>) -> Result<TreeLock, Option<Arc<Committer>>> {
-        let Some(mut committer) = committer else { return Err(None) };
-        for _ in 0..LEAVE_POLLS {
-            let is_left = Arc::strong_count(committer.tree()) == 1;
-            match Arc::try_unwrap(committer) {
-                Ok(alone) if is_left => match Arc::try_unwrap(alone.into_tree()).map(Tree::close) {
-                    Ok(lock) => return Ok(lock),
+/// A tree that is given back, and why where that is more than that it is in use.
+type Kept = (Option<Arc<Committer>>, Option<VfsError>);
+
+/// Closes a tree when the last request has left it.
+async fn close(committer: Option<Arc<Committer>>, way: Way) -> Result<TreeLock, Kept> {
+    let Some(mut committer) = committer else { return Err((None, None)) };
+    for _ in 0..LEAVE_POLLS {
+        match Arc::try_unwrap(committer) {
+            Ok(alone) => {
+                // Now that nobody else can begin an upload or make a change.
+                let refused = match alone.abandon().await {
+                    Err(error) => Some(error.into()),
+                    Ok(()) if way == Way::Undiscard && alone.tree().is_dirty() => Some(busy("it has changes by now")),
+                    Ok(()) => None,
+                };
+                if refused.is_some() {
+                    return Err((Some(alone.again()), refused));
+                }
+                if Arc::strong_count(alone.tree()) == 1 {
                     // Nobody could come between: the committer was the way to it.
-                    Err(_) => return Err(None),
-                },
-                Ok(alone) => committer = Arc::new(alone),
-                Err(shared) => committer = shared,
+                    return Arc::try_unwrap(alone.into_tree()).map(Tree::close).map_err(|_| (None, None));
+                }
+                committer = Arc::new(alone);
             }
-            tokio::time::sleep(LEAVE_POLL).await;
+            Err(shared) => committer = shared,
         }
-        Err(Some(committer))
+        tokio::time::sleep(LEAVE_POLL).await;
     }
+    Err((Some(Arc::try_unwrap(committer).map_or_else(|shared| shared, Committer::again)), None))
 }
