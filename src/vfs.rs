@@ -3,6 +3,7 @@
 //! ```text
 //! context/ ── repo/ ┬ bundles/<id>/…     snapshots
 //!                   ├ labels/<name>/…    snapshots, as of the walk
+//!                   ├ at/<time>/…        snapshots: the newest until then
 //!                   ├ staging/…          the writable tree
 //!                   └ .datamon/          text files (never listed)
 //! ```
@@ -39,7 +40,7 @@ use crate::staging::tree::{Caller, NodeAttr, SetAttr, StagingError, Tree};
 use error::VfsError;
 use known::{Known, Pass};
 pub use namespace::{BaseChoice, Settings, Source, Vfs};
-use node::{Ino, Node};
+use node::{Ino, NameNode, Node};
 
 /// How long the kernel may rely on an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +92,7 @@ pub struct Listed {
 }
 
 /// How a file was opened.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Opened {
     /// Bytes never change: the kernel may keep what it has read.
     Immutable,
@@ -99,6 +100,8 @@ pub enum Opened {
     Staged,
     /// A text of this moment, read past the kernel's cache.
     Text(Bytes),
+    /// A text too long to be made at once, read past the kernel's cache.
+    Rows(Arc<tokio::sync::Mutex<control::files::BundleFiles>>),
     /// Takes commands.
     Control,
 }
@@ -150,7 +153,7 @@ impl Vfs {
             Node::Staged { slot, ino } => {
                 if ino == ROOT && name.as_bytes() == control::DIRECTORY {
                     let repo = self.committer(slot)?.0;
-                    return Ok(self.control_directory(Some(repo)));
+                    return Ok(self.control_directory(node::Scope::Staging(repo)));
                 }
                 let tree = self.tree(slot)?;
                 Ok(self.staged(slot, tree.lookup(ino, name).await?))
@@ -186,7 +189,7 @@ impl Vfs {
         }
     }
 
-    /// Changes attributes; of a text file only the length, which has no effect.
+    /// Changes attributes; of a text file nothing but the length of `message`.
     pub async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Found, VfsError> {
         match self.node(ino)? {
             Node::Staged { slot, ino } => {
@@ -194,7 +197,7 @@ impl Vfs {
                 Ok(self.staged(slot, self.tree(slot)?.setattr(ino, set).await?))
             }
             Node::Row { .. } => Err(VfsError::ReadOnly),
-            Node::Name(node) if node.is_text() => self.getattr_name(&node).await,
+            Node::Name(NameNode::Text(scope, text)) => self.set_text_attr(&scope, &text, set.size).await,
             Node::Name(_) => Err(VfsError::NotPermitted),
         }
     }
@@ -224,6 +227,7 @@ impl Vfs {
                 Body::Symlink(target) => Ok(target),
                 _ => Err(VfsError::Invalid("not a symlink")),
             },
+            Node::Name(NameNode::LabelLink(repo, label)) => Ok(self.label_target(&repo, &label).await?.into()),
             Node::Name(_) => Err(VfsError::Invalid("not a symlink")),
         }
     }
@@ -257,10 +261,7 @@ impl Vfs {
                 Ok(self.staged(slot, attr))
             }
             Node::Row { .. } => Err(VfsError::ReadOnly),
-            Node::Name(node) => match what {
-                Make::Directory => self.make_name(&node, name).await,
-                _ => Err(VfsError::NotPermitted),
-            },
+            Node::Name(node) => self.make_name(&node, name, what).await,
         }
     }
 
@@ -284,8 +285,8 @@ impl Vfs {
                 self.writable()?;
                 Ok(self.tree(slot)?.unlink(ino, name).await?)
             }
-            Node::Row { .. } => Err(VfsError::ReadOnly),
-            Node::Name(_) => Err(VfsError::NotPermitted),
+            Node::Row { slot, .. } => Err(self.refused_below(slot)),
+            Node::Name(node) => self.unlink_name(&node, name).await,
         }
     }
 
@@ -296,7 +297,7 @@ impl Vfs {
                 self.writable()?;
                 Ok(self.tree(slot)?.rmdir(ino, name).await?)
             }
-            Node::Row { .. } => Err(VfsError::ReadOnly),
+            Node::Row { slot, .. } => Err(self.refused_below(slot)),
             Node::Name(node) => self.remove_name(&node, name).await,
         }
     }
@@ -318,7 +319,9 @@ impl Vfs {
                 }
                 Ok(tree.rename(a, from.1, b, to.1, no_replace).await?)
             }
-            (Node::Name(a), Node::Name(b)) if a == b && !exchange => self.rename_name(&a, from.1, to.1).await,
+            (Node::Name(a), Node::Name(b)) if a == b && !exchange => {
+                self.rename_name(&a, from.1, to.1, no_replace).await
+            }
             (Node::Row { .. }, _) | (_, Node::Row { .. }) => Err(VfsError::ReadOnly),
             _ => Err(VfsError::OtherTree),
         }
@@ -336,7 +339,8 @@ impl Vfs {
             }
             Node::Row { .. } if for_writing => Err(VfsError::ReadOnly),
             Node::Row { .. } => Ok(Opened::Immutable),
-            Node::Name(node) => self.open_text(&node, for_writing).await,
+            Node::Name(NameNode::Text(scope, text)) => self.open_text(&scope, &text, for_writing).await,
+            Node::Name(_) => Err(VfsError::IsDirectory),
         }
     }
 
@@ -395,7 +399,10 @@ impl Vfs {
                 Ok(())
             }
             Node::Row { .. } => Err(VfsError::ReadOnly),
-            Node::Name(node) => self.write_text(&node, data).await,
+            Node::Name(NameNode::Text(scope, text)) => {
+                self.write_text(&scope, &text, (!append).then_some(offset), data).await
+            }
+            Node::Name(_) => Err(VfsError::NotPermitted),
         }
     }
 
@@ -488,7 +495,7 @@ impl Vfs {
         }
     }
 
-    /// Sets an xattr of a staged entry.
+    /// Sets an xattr of a staged entry, or moves a label: `user.datamon.bundle` of `labels/NAME`.
     pub async fn setxattr(
         &self,
         ino: Ino,
@@ -496,7 +503,13 @@ impl Vfs {
         value: &[u8],
         create: bool,
         replace: bool,
+        caller: Caller,
     ) -> Result<(), VfsError> {
+        if name == b"user.datamon.bundle"
+            && let Node::Row { slot, row: crate::snapshot::RowId::ROOT } = self.node(ino)?
+        {
+            return self.move_label_of(slot, value, create, caller).await;
+        }
         let (tree, ino) = self.xattr_target(ino, name)?;
         Ok(tree.setxattr(ino, name, value, create, replace).await?)
     }
@@ -569,10 +582,18 @@ pub(crate) struct OpenTree {
     pub(crate) following: Arc<follow::Following>,
 }
 
+/// The place of a staging tree, which it keeps while it is closed for a moment.
+struct TreeSlot {
+    repo: node::RepoKey,
+    committer: Option<Arc<Committer>>,
+    known: Arc<Known>,
+    following: Arc<follow::Following>,
+}
+
 /// Staging trees that this mount has opened, by slot.
 #[derive(Default)]
 pub(crate) struct Trees {
-    by_slot: Vec<OpenTree>,
+    by_slot: Vec<TreeSlot>,
 }
 
 /// Snapshots that this mount shows, by slot; opened when something in them is asked for.
@@ -594,7 +615,24 @@ impl Vfs {
 
     pub(crate) fn open_tree_at(&self, slot: usize) -> Result<OpenTree, VfsError> {
         let trees = self.trees.lock().expect("nothing panics while it holds the trees");
-        trees.by_slot.get(slot).cloned().ok_or(VfsError::Stale)
+        let TreeSlot { repo, committer, known, following } = trees.by_slot.get(slot).ok_or(VfsError::Stale)?;
+        let closed = || VfsError::Busy(format!("{}: the staging tree is closed for a moment (try again)", repo.name));
+        let committer = committer.clone().ok_or_else(closed)?;
+        Ok(OpenTree { repo: repo.clone(), committer, known: known.clone(), following: following.clone() })
+    }
+
+    /// Takes a tree out of its slot, so that nobody else comes to it.
+    pub(crate) fn take_committer(&self, slot: usize) -> Option<Arc<Committer>> {
+        let mut trees = self.trees.lock().expect("nothing panics while it holds the trees");
+        trees.by_slot.get_mut(slot)?.committer.take()
+    }
+
+    /// Puts a tree into the slot that it has, or that another had before.
+    pub(crate) fn put_committer(&self, slot: usize, committer: Option<Arc<Committer>>) {
+        let mut trees = self.trees.lock().expect("nothing panics while it holds the trees");
+        if let Some(at) = trees.by_slot.get_mut(slot) {
+            at.committer = committer;
+        }
     }
 
     fn known_of(&self, slot: usize) -> Option<Arc<Known>> {
@@ -679,23 +717,36 @@ impl Vfs {
     /// The slot of a repo's staging tree, opened now if it was not.
     pub(crate) async fn tree_slot(&self, repo: &node::RepoKey) -> Result<usize, VfsError> {
         let _opening = self.opening.lock().await;
-        {
+        let known = {
             let trees = self.trees.lock().expect("nothing panics while it holds the trees");
-            if let Some(slot) = trees.by_slot.iter().position(|open| open.repo.id == repo.id) {
-                return Ok(slot);
+            let slot = trees.by_slot.iter().position(|open| open.repo.id == repo.id);
+            match slot.filter(|slot| trees.by_slot[*slot].committer.is_some()) {
+                Some(slot) => return Ok(slot),
+                None => slot,
             }
+        };
+        let committer = Some(self.open_tree(repo, None).await?);
+        if let Some(slot) = known {
+            // It was closed, and what should have opened it again failed.
+            self.put_committer(slot, committer);
+            return Ok(slot);
         }
-        let committer = self.open_tree(repo).await?;
         let mut trees = self.trees.lock().expect("nothing panics while it holds the trees");
         let (known, following) = (Arc::default(), Arc::default());
-        trees.by_slot.push(OpenTree { repo: repo.clone(), committer, known, following });
+        trees.by_slot.push(TreeSlot { repo: repo.clone(), committer, known, following });
         Ok(trees.by_slot.len() - 1)
     }
 
     /// All staging trees that this mount has opened.
     pub fn open_trees(&self) -> Vec<(node::RepoKey, Arc<Committer>)> {
         let trees = self.trees.lock().expect("nothing panics while it holds the trees");
-        trees.by_slot.iter().map(|open| (open.repo.clone(), open.committer.clone())).collect()
+        trees.by_slot.iter().filter_map(|open| Some((open.repo.clone(), open.committer.clone()?))).collect()
+    }
+
+    /// The slots of all staging trees, and whose they are.
+    pub(crate) fn tree_slots(&self) -> Vec<node::RepoKey> {
+        let trees = self.trees.lock().expect("nothing panics while it holds the trees");
+        trees.by_slot.iter().map(|open| open.repo.clone()).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod suites {
     mod faults;
+    mod gestures;
     mod harness;
     mod kernel;
     mod mount;

@@ -17,13 +17,18 @@ use crate::model::job::{self, Committed, Job, Progress, Verb};
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Carries out `verb` on the tree that `path` lies in, and tells `say` how far it is.
+///
+/// What a person is to know besides the commits goes to stderr.
 pub fn carry_out(path: &Path, verb: &Verb, mut say: impl FnMut(&str)) -> Result<Vec<Committed>, Failure> {
     let job = submit_in_child(path, verb)?;
     let file = File::open(path).map_err(|why| unreachable_daemon(path, &why))?;
     loop {
         match ask::<_, Progress>(&file, job::WAIT, &job).map_err(|why| unreachable_daemon(path, &why))? {
             Progress::Running { line } => say(&line),
-            Progress::Done { commits } => return Ok(commits),
+            Progress::Done { commits, notes } => {
+                notes.iter().for_each(|note| eprintln!("datamon: {note}"));
+                return Ok(commits);
+            }
             Progress::Failed { kind, message, .. } => return Err(Failure::new(known_kind(&kind), message)),
         }
     }

@@ -194,6 +194,7 @@ fn settings(
         owner: (uid, gid),
         who: place::who(host),
         sync_commits: options.commit_at_sync,
+        umount_commits: options.commit_at_umount,
         message: options.message.clone(),
         labels: options.labels.clone(),
         fail_if_diverged: options.fail_if_diverged,

@@ -41,6 +41,8 @@ pub struct MountOptions {
     pub stage: String,
     /// `sync PATH` commits.
     pub commit_at_sync: bool,
+    /// umount commits.
+    pub commit_at_umount: bool,
     /// Message of commits by sync and umount.
     pub message: String,
     /// Labels of commits by sync and umount.
@@ -118,6 +120,7 @@ impl MountOptions {
             base: BaseOption::Latest,
             stage: "default".to_owned(),
             commit_at_sync: true,
+            commit_at_umount: true,
             message: String::new(),
             labels: Vec::new(),
             fail_if_diverged: false,
@@ -188,11 +191,7 @@ impl MountOptions {
                 let form = "a name like a label's";
                 self.stage = value.parse::<LabelName>().map_err(|_| bad(form))?.to_string();
             }
-            "commit" if value == "umount" => {}
-            "commit" if value == "manual" => {
-                return Err("commit=manual: not in this version (umount -i keeps what is changed staged)".to_owned());
-            }
-            "commit" => return Err(bad("umount")),
+            "commit" => self.commit_at_umount = one_of("umount", "manual")?,
             "sync" => self.commit_at_sync = one_of("commit", "local")?,
             "message" => self.message = value.to_owned(),
             "label" => self.labels.push(value.parse().map_err(|_| bad("a label"))?),
@@ -256,8 +255,8 @@ mod tests {
 
     #[test]
     fn a_bad_value_is_refused_with_the_accepted_form() {
-        assert_eq!(parse("commit=never").unwrap_err(), "commit=never: bad value (accepted: umount)");
-        assert!(parse("commit=manual").unwrap_err().contains("not in this version"));
+        assert_eq!(parse("commit=never").unwrap_err(), "commit=never: bad value (accepted: umount or manual)");
+        assert!(!parse("commit=manual").unwrap().commit_at_umount);
         assert_eq!(parse("memory=1M").unwrap_err(), "memory=1M: bad value (accepted: 32M or more)");
         assert!(parse("state=here").unwrap_err().contains("an absolute path"));
         assert!(parse("stage=../x").is_err());

@@ -107,6 +107,16 @@ impl RowKey {
         self.0.len() == 35 && self.0.starts_with(&[0, 0, 0])
     }
 
+    /// The hard-link group of a link row; `None` for any other.
+    pub fn link_id(&self) -> Option<LinkId> {
+        let digits = self.0.get(3..).filter(|_| self.is_link())?;
+        let mut bytes = [0; 16];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(LinkId::from_bytes(bytes))
+    }
+
     /// The directory and the name; `None` for the root and for link rows.
     pub fn parts(&self) -> Option<(TreePath, FileName)> {
         if self.is_link() {

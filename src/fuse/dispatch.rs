@@ -411,7 +411,7 @@ impl Filesystem for Dispatch {
         reply: ReplyCreate,
     ) {
         let name = name_or!(name, reply);
-        let (vfs, caller) = (self.vfs.clone(), caller(request, umask));
+        let (vfs, caller, handles) = (self.vfs.clone(), caller(request, umask), self.handles.clone());
         let touched = vec![(parent.0, name.clone())];
         let future = async move {
             let pass = vfs.enter(parent.0).await;
@@ -421,14 +421,7 @@ impl Filesystem for Dispatch {
                 VfsError::Staging(StagingError::Exists) if flags & libc::O_EXCL == 0 => StagingError::LookAgain.into(),
                 error => error,
             })?;
-            vfs.open(value.attr.ino, true).await?;
-            vfs.count_writer(value.attr.ino, true);
-            let opened = OpenedHandle {
-                ino: value.attr.ino,
-                handle: WRITER,
-                flags: FopenFlags::FOPEN_KEEP_CACHE,
-                is_counted: true,
-            };
+            let opened = open(&vfs, &handles, value.attr.ino, true, None).await?;
             Ok(Created { given: Given { value, pass }, opened })
         };
         self.answer_change(request, touched, future, reply);
@@ -448,6 +441,10 @@ impl Filesystem for Dispatch {
         if let Some(Handle::Text(text)) = self.handles.get(handle) {
             let start = (offset as usize).min(text.len());
             return reply.data(&text[start..(start + size as usize).min(text.len())]);
+        }
+        if let Some(Handle::Rows(rows)) = self.handles.get(handle) {
+            let future = async move { rows.lock().await.read(offset, size as usize).await };
+            return self.answer(request, future, reply);
         }
         let vfs = self.vfs.clone();
         let range = offset..offset.saturating_add(size.into());
@@ -585,7 +582,9 @@ impl Filesystem for Dispatch {
     ) {
         let (vfs, name, value) = (self.vfs.clone(), name.as_bytes().to_vec(), value.to_vec());
         let (create, replace) = (flags & libc::XATTR_CREATE != 0, flags & libc::XATTR_REPLACE != 0);
-        self.answer(request, async move { vfs.setxattr(ino.0, &name, &value, create, replace).await }, reply);
+        let caller = caller(request, 0);
+        let future = async move { vfs.setxattr(ino.0, &name, &value, create, replace, caller).await };
+        self.answer(request, future, reply);
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -725,7 +724,14 @@ async fn open(
             }
         }
         Opened::Text(text) => {
+            if cut.is_some() && for_writing {
+                vfs.setattr(ino, SetAttr { size: Some(0), ..SetAttr::default() }).await?;
+            }
+            let text = if cut.is_some() { Bytes::new() } else { text };
             (opened.handle, opened.flags) = (handles.add(Handle::Text(text)), FopenFlags::FOPEN_DIRECT_IO);
+        }
+        Opened::Rows(rows) => {
+            (opened.handle, opened.flags) = (handles.add(Handle::Rows(rows)), FopenFlags::FOPEN_DIRECT_IO);
         }
         Opened::Control => {
             (opened.handle, opened.flags) = (handles.add(Handle::Text(Bytes::new())), FopenFlags::FOPEN_DIRECT_IO);

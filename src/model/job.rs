@@ -61,6 +61,9 @@ pub enum Progress {
     Done {
         /// What was committed, one a tree.
         commits: Vec<Committed>,
+        /// What a person is to know besides, a line each.
+        #[serde(default)]
+        notes: Vec<String>,
     },
     /// Failed; what was committed before that stays committed.
     Failed {

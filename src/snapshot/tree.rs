@@ -404,7 +404,8 @@ impl Snapshot {
         }
     }
 
-    async fn range(&self, entry: &PageEntry) -> Result<Arc<Vec<Row>>, SnapshotError> {
+    /// The rows of one range.
+    pub(super) async fn range(&self, entry: &PageEntry) -> Result<Arc<Vec<Row>>, SnapshotError> {
         let wrong = |what| self.corrupt_record(&entry.at, FormatError::Malformed { what });
         let is = |rows: &[Row]| {
             rows.len() as u64 == entry.rows && rows.first().is_some_and(|first| first.key == entry.first)

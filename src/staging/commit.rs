@@ -16,6 +16,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{TryStreamExt, stream};
@@ -45,6 +46,8 @@ use crate::store::{Put, Store, StoreError, intents, refs};
 
 /// Chunks read and hashed at once.
 const HASHERS: usize = 4;
+/// How long a discard waits for the background to leave off.
+const LANE_LIMIT: Duration = Duration::from_secs(10);
 /// Files that are marked as stored in one step; writers wait no longer than for that.
 const MARK_STEP: usize = 256;
 
@@ -207,6 +210,7 @@ impl Committer {
         match self.publish(&descriptor, &sealed.object).await {
             Ok(()) => {}
             Err(CommitError::SlotTaken) => {
+                self.tree.forget_uploads().await?;
                 self.journal.finish(None)?;
                 return self.forget_sealed();
             }
@@ -341,6 +345,7 @@ impl Committer {
         self.faults.hit(FaultPoint::AfterJournal);
         let published = self.publish(&descriptor, &object).await;
         if let Err(CommitError::SlotTaken) = published {
+            self.tree.forget_uploads().await?;
             self.journal.finish(None)?;
         }
         published?;
@@ -431,6 +436,38 @@ impl Committer {
             packs.extend(base.packs().await?);
         }
         Ok(tables.writer.finish(descriptor, &packs).await?)
+    }
+
+    /// Gives up the intent of the next bundle, before the tree is put aside: its slot stays empty for good, and what was
+    /// uploaded under it is not used again.
+    pub async fn abandon(&self) -> Result<(), CommitError> {
+        let busy = |what: &str| StagingError::Busy(format!("{what} (wait for it)"));
+        let lane = tokio::time::timeout(LANE_LIMIT, self.lane.lock()).await;
+        let mut lane = lane.map_err(|_| busy("the tree is being committed or uploaded"))?;
+        if self.journal.sealed()?.is_some() {
+            return Err(StagingError::Busy("a commit has begun and is not finished (commit first)".to_owned()).into());
+        }
+        lane.active = None;
+        let Some(intent) = self.journal.intent()? else { return Ok(()) };
+        // Before the marker: once it is there, nothing of the intent may be named.
+        self.tree.forget_uploads().await?;
+        intents::abort(&self.store, &intent).await?;
+        Ok(self.journal.finish(None)?)
+    }
+
+    /// The same, for many again: what works in the background has lost sight of it, and is begun anew.
+    pub fn again(self) -> Arc<Self> {
+        self.uploads_in_background.store(false, std::sync::atomic::Ordering::Relaxed);
+        let committer = Arc::new(self);
+        if let Err(error) = committer.upload_in_background() {
+            tracing::warn!(%error, "nothing is uploaded before the next commit");
+        }
+        committer
+    }
+
+    /// The tree alone.
+    pub fn into_tree(self) -> Arc<Tree> {
+        self.tree
     }
 
     /// Lets a clean tree start from `snapshot` instead of `parent`; `false` if it has changes by now, or another parent.

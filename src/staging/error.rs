@@ -5,6 +5,7 @@ use std::io;
 use crate::content::reader::ContentError;
 use crate::format::FormatError;
 use crate::local::db::DatabaseError;
+use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::snapshot::SnapshotError;
 
 /// Why an operation was refused.
@@ -40,6 +41,9 @@ pub enum StagingError {
     /// The kernel knew a name or a file that is no more: it looks again, and its caller sees nothing of that.
     #[error("gone meanwhile: to be looked at again")]
     LookAgain,
+    /// The message is longer than a bundle may carry.
+    #[error("a message has at most {MESSAGE_BYTES_MAX} bytes")]
+    MessageTooLong,
     /// An argument makes no sense.
     #[error("{0}")]
     Invalid(&'static str),

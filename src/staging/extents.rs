@@ -120,6 +120,14 @@ impl Tree {
         Ok(self.db().write(batch)?)
     }
 
+    /// Forgets what was attached: the intent that stored it will be no bundle, and nothing keeps its packs.
+    pub(super) async fn forget_uploads(&self) -> Result<(), StagingError> {
+        let _changing = self.lock_changes().await;
+        let mut batch = Batch::default();
+        batch.delete_prefix(Family::Extents, [Mark::Current as u8]);
+        Ok(self.db().write_durably(batch)?)
+    }
+
     /// What the chunk holds now in the store, if it is known.
     pub fn current_extent(&self, ino: u64, index: u64) -> Result<Option<Extent>, StagingError> {
         let found = self.db().get(Family::Extents, &chunk_key(Mark::Current, ino, index))?;

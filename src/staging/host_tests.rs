@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::commit::{CommitReport, CommitRequest, Committer};
 use super::inode::{FileData, InodeBody, ROOT};
 use super::tests::memory;
-use super::tree::{Caller, NodeAttr, SetAttr, Tree, TreeConfig};
+use super::tree::{Caller, NodeAttr, SetAttr, Tree, TreeConfig, TreeLock};
 use crate::content::reader::ContentReader;
 use crate::format::key::Role;
 use crate::model::chunk::ChunkSize;
@@ -58,7 +58,8 @@ impl World {
         let store = self.store(faults);
         let reader = ContentReader::new(store.clone(), 8 << 20);
         let ranges = RangeCache::new(8 << 20);
-        let base = match Tree::dirty_base(dir, &memory()).unwrap() {
+        let lock = TreeLock::take(dir).unwrap();
+        let base = match lock.dirty_base(&memory()).unwrap() {
             Some(base) => base.map(|text| text.parse().unwrap()),
             None => self.latest().await,
         };
@@ -75,7 +76,7 @@ impl World {
             clock: clock(),
             entropy: entropy(),
         };
-        let tree = Tree::open(config, snapshot).unwrap();
+        let tree = Tree::open(config, snapshot, lock).unwrap();
         let none = Arc::new(crate::faults::Faults::none());
         let opened = Committer::open(tree.clone(), store, reader, ranges, self.repo, "ann@lab".into(), none);
         Host { tree, committer: opened.await.unwrap() }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::commit::{CommitError, CommitReport, CommitRequest, Committer};
 use super::inode::{FileData, InodeBody, ROOT};
-use super::tree::{Caller, SetAttr, StagingError, Tree, TreeConfig};
+use super::tree::{Caller, SetAttr, StagingError, Tree, TreeConfig, TreeLock};
 use crate::content::reader::ContentReader;
 use crate::faults::Faults;
 use crate::model::chunk::ChunkSize;
@@ -93,7 +93,8 @@ impl World {
     pub async fn host(&self, host: &str) -> Host {
         let dir = self.state.path().join(host);
         let reader = self.reader();
-        let base = match Tree::dirty_base(&dir, &memory()).unwrap() {
+        let lock = TreeLock::take(&dir).unwrap();
+        let base = match lock.dirty_base(&memory()).unwrap() {
             Some(base) => base.map(|id| id.parse().unwrap()),
             None => self.latest().await,
         };
@@ -110,7 +111,7 @@ impl World {
             clock: self.time.clone(),
             entropy: self.time.clone(),
         };
-        let tree = Tree::open(config, snapshot).unwrap();
+        let tree = Tree::open(config, snapshot, lock).unwrap();
         let committer = Committer::open(
             tree.clone(),
             self.store.clone(),
@@ -350,7 +351,7 @@ async fn what_was_staged_is_found_again_and_a_living_tree_is_held() {
     here.commit().await;
     here.put(ROOT, "staged", &noise(2, 300_000)).await;
     let dir: &Path = &world.state.path().join("here");
-    assert!(matches!(Tree::dirty_base(dir, &memory()), Err(StagingError::Busy(_))));
+    assert!(matches!(TreeLock::take(dir), Err(StagingError::Busy(_))));
     drop(here);
     let again = world.host("here").await;
     assert!(again.tree.is_dirty());
@@ -737,7 +738,7 @@ async fn a_state_directory_of_which_a_part_is_gone_is_refused_and_left_alone() {
     let aside = world.state.path().join("aside");
     for (part, said) in [("db", "`db`"), ("db/CURRENT", "db/CURRENT"), ("version", "`version`")] {
         std::fs::rename(dir.join(part), &aside).unwrap();
-        let refused = Tree::dirty_base(&dir, &memory()).unwrap_err().to_string();
+        let refused = TreeLock::take(&dir).err().expect("refused").to_string();
         assert!(refused.contains(said) && refused.contains(dir.to_str().unwrap()), "{refused}");
         assert_eq!(refused.lines().count(), 1);
         std::fs::rename(&aside, dir.join(part)).unwrap();

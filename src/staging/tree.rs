@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 
+use super::aside;
 pub use super::attributes::{Caller, NodeAttr, SetAttr};
 pub use super::base::Base;
 use super::bytes::OpenFiles;
@@ -141,34 +142,52 @@ pub struct Tree {
     recovered: Option<Recovered>,
     /// What is noted of the data files that are on the disk.
     safe_data: Mutex<u64>,
-    _lock: File,
+    lock: TreeLock,
 }
 
-impl Tree {
-    /// The bundle that a tree with changes is based on, read without opening it; `None` if it is clean or new.
-    pub fn dirty_base(dir: &Path, memory: &DatabaseMemory) -> Result<Option<Option<String>>, StagingError> {
+/// The right to a tree's state directory.
+pub struct TreeLock {
+    dir: PathBuf,
+    file: File,
+}
+
+impl TreeLock {
+    /// Takes the directory, which is made if there is none; what was cut off in it is settled.
+    pub fn take(dir: &Path) -> Result<Self, StagingError> {
+        make_directory(dir).map_err(|why| recovery::unusable(dir, why))?;
+        let file = recovery::lock(dir)?;
+        // What a discard that was cut off left is a whole tree only after this.
+        aside::settle(dir).map_err(|why| recovery::unusable(dir, why))?;
         recovery::check_whole(dir)?;
-        if !dir.join("db").exists() {
+        recovery::check_version(dir)?;
+        Ok(Self { dir: dir.to_owned(), file })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The bundle that a tree with changes is based on, read without opening it; `None` if it is clean or new.
+    pub fn dirty_base(&self, memory: &DatabaseMemory) -> Result<Option<Option<String>>, StagingError> {
+        if !self.dir.join("db").exists() {
             return Ok(None);
         }
-        let _lock = recovery::lock(dir)?;
-        recovery::check_version(dir)?;
-        let db = recovery::open_database(dir, memory)?;
+        let db = recovery::open_database(&self.dir, memory)?;
         if db.get(Family::Meta, b"dirty")?.is_none() {
             return Ok(None);
         }
         let base = db.get(Family::Meta, b"base")?.unwrap_or_default();
         Ok(Some(String::from_utf8(base).ok().filter(|id| !id.is_empty())))
     }
+}
 
+impl Tree {
     /// Opens the tree in its state directory. A clean tree starts anew from `base`; one with changes must be opened with the
-    /// base that [`Tree::dirty_base`] names.
-    pub fn open(config: TreeConfig, base: Option<Arc<Snapshot>>) -> Result<Arc<Self>, StagingError> {
+    /// base that [`TreeLock::dirty_base`] names.
+    pub fn open(config: TreeConfig, base: Option<Arc<Snapshot>>, lock: TreeLock) -> Result<Arc<Self>, StagingError> {
         let dir = &config.dir;
-        make_directory(dir).map_err(|why| recovery::unusable(dir, why))?;
-        let lock = recovery::lock(dir)?;
-        recovery::check_whole(dir)?;
-        recovery::check_version(dir)?;
+        aside::expire(dir, config.clock.now())?;
         let db = recovery::open_database(dir, &config.memory)?;
         let files = StagedFiles::open(dir).map_err(|why| recovery::unusable(dir, why))?;
         let dirty = db.get(Family::Meta, b"dirty")?.is_some();
@@ -179,7 +198,7 @@ impl Tree {
             let count = |file: &FileData| totals.count(Share::default(), Share::of(file, config.chunk));
             recovered = Some(recovery::recover(&db, &files, generation, count)?);
             // What the last life wrote and did not sync is made safe here: from now on only what this one writes is not.
-            sys::sync_file_system(&lock)?;
+            sys::sync_file_system(&lock.file)?;
             recovery::all_is_safe(&db)?;
             generation
         } else {
@@ -207,13 +226,18 @@ impl Tree {
             recovered,
             safe_data: Mutex::new(0),
             config,
-            _lock: lock,
+            lock,
         }))
     }
 
     /// What was found of an earlier life, if there was anything.
     pub fn recovered(&self) -> Option<&Recovered> {
         self.recovered.as_ref()
+    }
+
+    /// Closes the tree; its directory stays locked.
+    pub fn close(self) -> TreeLock {
+        self.lock
     }
 
     /// The base.

@@ -1,10 +1,18 @@
 //! Intents: who is writing what into which slot, in which collection round.
 
+use std::collections::BTreeMap;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
 use super::{Put, Store, StoreError};
 use crate::format::FormatError;
 use crate::format::catalog::RepoState;
 use crate::format::envelope::{self, ObjectKind};
 use crate::format::intent::Intent;
+use crate::model::id::{IntentId, RepoId};
+
+/// Objects that are read or looked at together.
+const READS: usize = 16;
 
 /// The newest collection round that has begun; 0 before the first.
 pub async fn head(store: &Store) -> Result<u64, StoreError> {
@@ -55,12 +63,30 @@ pub async fn register(store: &Store, intent: &Intent, extension: Option<u32>) ->
 
 /// All intents of a round.
 pub async fn open_intents(store: &Store, round: u64) -> Result<Vec<Intent>, StoreError> {
-    let mut intents = Vec::new();
-    for (key, _) in store.list(&store.keys().intents(round)).await? {
+    let listed = store.list(&store.keys().intents(round)).await?;
+    let reads = listed.into_iter().map(|(key, _)| async move {
         let (_, body) = store.get_object(ObjectKind::Intent, &key).await?;
-        intents.push(Intent::decode(&body).map_err(|why| StoreError::Corrupt { key, why })?);
+        Intent::decode(&body).map_err(|why| StoreError::Corrupt { key, why })
+    });
+    stream::iter(reads).buffered(READS).try_collect().await
+}
+
+/// Every intent of the newest rounds whose slot is still empty, each once, oldest first; of one repo, or of all.
+pub async fn all_open(store: &Store, repo: Option<RepoId>) -> Result<Vec<Intent>, StoreError> {
+    let head = head(store).await?;
+    let mut found: BTreeMap<IntentId, Intent> = BTreeMap::new();
+    for round in [Some(head), head.checked_sub(1)].into_iter().flatten() {
+        for intent in open_intents(store, round).await? {
+            if repo.is_none_or(|repo| repo == intent.repo) {
+                // A later registration of the same intent names further bases.
+                let known = found.entry(intent.id).or_insert_with(|| intent.clone());
+                known.bases.extend(intent.bases);
+            }
+        }
     }
-    Ok(intents)
+    let looks = found.into_values().map(|intent| async move { Ok((is_open(store, &intent).await?, intent)) });
+    let looked: Vec<(bool, Intent)> = stream::iter(looks).buffered(READS).try_collect().await?;
+    Ok(looked.into_iter().filter(|(is_open, _)| *is_open).map(|(_, intent)| intent).collect())
 }
 
 /// Whether the intent's slot is still empty.
@@ -84,7 +110,7 @@ mod tests {
     use super::*;
     use crate::format::key;
     use crate::model::clock::Timestamp;
-    use crate::model::id::{BundleId, IntentId};
+    use crate::model::id::BundleId;
     use crate::store::testing::{clock, entropy};
     use crate::store::{Store, catalog};
     use bytes::Bytes;

@@ -4,12 +4,12 @@
 //! 63, whose summaries overlap by one at least: that shows that nothing was skipped. Records that only move labels
 //! make them overlap more.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::chain::{self, Link};
-use super::{Store, StoreError};
+use super::{Store, StoreError, intents};
 use crate::format::FormatError;
 use crate::format::intent::ABORTED_BYTES;
 use crate::format::key;
@@ -39,6 +39,22 @@ pub enum RefsError {
     /// The label exists.
     #[error("{0}: a label of this name exists")]
     Exists(LabelName),
+    /// A label names the bundle.
+    #[error("{bundle}: the label {label} names it (remove or move the label first)")]
+    Labelled {
+        /// The bundle.
+        bundle: BundleId,
+        /// One of its labels.
+        label: LabelName,
+    },
+    /// Somebody is writing a bundle that follows it.
+    #[error("{bundle}: {who} has staged changes that are based on it (let them commit or discard)")]
+    Base {
+        /// The bundle.
+        bundle: BundleId,
+        /// Who.
+        who: String,
+    },
     /// As many labels as a repo may have.
     #[error("the repo has {LABELS_MAX} labels, which is its limit")]
     Full,
@@ -151,6 +167,69 @@ impl History {
     }
 }
 
+/// One step of a label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelMove {
+    /// When.
+    pub time: Timestamp,
+    /// Where it leads since then; nowhere if it was removed.
+    pub bundle: Option<BundleId>,
+    /// Who committed the bundle, where the label was given at the commit; records of other moves do not say who made them.
+    pub who: Option<String>,
+}
+
+/// The steps of all labels of a repo, as far as they were read. Kept by a caller, it reads only what was added.
+///
+/// Only the records themselves tell of moves, so the first time every record of the repo is read.
+#[derive(Debug, Default)]
+pub struct LabelLog {
+    read: Position,
+    last: BTreeMap<LabelName, BundleId>,
+    newest: Option<BundleId>,
+    moves: BTreeMap<LabelName, Vec<LabelMove>>,
+}
+
+impl LabelLog {
+    /// The steps of a label that were read, oldest first.
+    pub fn of(&self, label: &LabelName) -> &[LabelMove] {
+        self.moves.get(label).map_or(&[], Vec::as_slice)
+    }
+
+    /// Reads on to the newest record.
+    ///
+    /// Safe to drop: what was read before stays.
+    pub async fn update(&mut self, store: &Store, repo: RepoId) -> Result<(), StoreError> {
+        let Some(newest) = load(store, repo).await? else { return Ok(()) };
+        let prefix = store.keys().refs(repo);
+        let first = self.read.0.map_or(0, |seq| seq + 1);
+        let reads = (first..=newest.seq).map(|seq| chain::read(store, &prefix, seq, Some(store.context())));
+        let mut links = stream::iter(reads).buffered(READS);
+        while let Some(link) = links.try_next().await? {
+            self.note(&link.record);
+            self.read = Position::of(Some(&link));
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, record: &RefsRecord) {
+        let entered = record.recent.last().filter(|summary| Some(summary.bundle) != self.newest);
+        for (label, bundle) in &record.labels {
+            if self.last.get(label) != Some(bundle) {
+                let is_commits = |summary: &&Summary| summary.bundle == *bundle && summary.labels.contains(label);
+                let who = entered.filter(is_commits).map(|summary| summary.who.clone());
+                let step = LabelMove { time: record.time, bundle: Some(*bundle), who };
+                self.moves.entry(label.clone()).or_default().push(step);
+            }
+        }
+        for label in self.last.keys().filter(|label| !record.labels.contains_key(label)) {
+            let step = LabelMove { time: record.time, bundle: None, who: None };
+            self.moves.entry(label.clone()).or_default().push(step);
+        }
+        self.last.clone_from(&record.labels);
+        self.newest = record.recent.last().map(|summary| summary.bundle);
+    }
+}
+
 /// All bundles of a repo, oldest first, each once.
 pub async fn history(store: &Store, repo: RepoId) -> Result<Vec<Summary>, StoreError> {
     let mut history = History::default();
@@ -210,7 +289,9 @@ fn with_entry(
     move_latest_only_from: Option<Option<BundleId>>,
 ) -> (RefsRecord, Entered) {
     let diverged = next.latest != base;
-    if move_latest_only_from.is_none_or(|only| only == next.latest) {
+    // Somebody may have removed it as soon as it was published.
+    let is_gone = next.trashed.contains(&summary.bundle) || next.purging.contains(&summary.bundle);
+    if !is_gone && move_latest_only_from.is_none_or(|only| only == next.latest) {
         next.latest = Some(summary.bundle);
     }
     let mut labels_refused = Vec::new();
@@ -256,26 +337,130 @@ pub async fn set_label(
         }
         let mut next = record.clone();
         next.labels.insert(label.clone(), bundle);
-        next.trashed.remove(&bundle);
+        take_out_of_trash(&mut next, bundle);
         Ok(Some(next))
     })
     .await?;
     target.ok_or(RefsError::Empty)
 }
 
+/// Removes a bundle, so that nobody sees it any more; until it is purged, [`restore`] brings it back.
+///
+/// Refused while a label names it (`latest` falls back instead) or somebody's intent has it for a base. Intents are looked
+/// at before the record and after it: one that came between finds the bundle taken back.
+pub async fn trash(store: &Store, repo: RepoId, bundle: BundleId) -> Result<(), RefsError> {
+    expect_bundle(store, repo, bundle).await?;
+    refuse_base(store, repo, bundle).await?;
+    let prefix = store.keys().refs(repo);
+    let latest_before = loop {
+        let newest = load(store, repo).await?;
+        let record = newest.as_ref().map(|link| link.record.clone()).unwrap_or_default();
+        if record.trashed.contains(&bundle) || record.purging.contains(&bundle) {
+            return Err(RefsError::NoBundle(bundle));
+        }
+        if let Some((label, _)) = record.labels.iter().find(|(_, named)| **named == bundle) {
+            return Err(RefsError::Labelled { bundle, label: label.clone() });
+        }
+        let mut next = record.clone();
+        next.trashed.insert(bundle);
+        if record.latest == Some(bundle) {
+            next.latest = newest_left(store, repo, &next).await?;
+        }
+        if chain::append(store, &prefix, newest.as_ref(), next).await?.is_some() {
+            break record.latest;
+        }
+    };
+    let refused = refuse_base(store, repo, bundle).await;
+    if refused.is_err() {
+        change(store, repo, |record| {
+            let mut next = record.clone();
+            if !next.trashed.remove(&bundle) {
+                return Ok(None);
+            }
+            if latest_before == Some(bundle) {
+                take_out_of_trash(&mut next, bundle);
+            }
+            Ok(Some(next))
+        })
+        .await?;
+    }
+    refused
+}
+
+/// Brings a removed bundle back, `latest` too if it is the newest then.
+pub async fn restore(store: &Store, repo: RepoId, bundle: BundleId) -> Result<(), RefsError> {
+    expect_bundle(store, repo, bundle).await?;
+    change(store, repo, |record| {
+        if record.purging.contains(&bundle) {
+            return Err(RefsError::NoBundle(bundle));
+        }
+        let mut next = record.clone();
+        let was_trashed = next.trashed.contains(&bundle);
+        take_out_of_trash(&mut next, bundle);
+        Ok(was_trashed.then_some(next))
+    })
+    .await
+}
+
+/// Makes a bundle one of the living again. `latest` names the newest of these, as far as the record's summaries tell.
+fn take_out_of_trash(record: &mut RefsRecord, bundle: BundleId) {
+    let place = |of: BundleId| record.recent.iter().position(|summary| summary.bundle == of);
+    let is_newest = match record.latest {
+        None => true,
+        Some(latest) => place(bundle).is_some_and(|at| place(latest).is_none_or(|latest| latest < at)),
+    };
+    if record.trashed.remove(&bundle) && is_newest {
+        record.latest = Some(bundle);
+    }
+}
+
+/// Refuses a bundle that somebody's intent has for a base.
+async fn refuse_base(store: &Store, repo: RepoId, bundle: BundleId) -> Result<(), RefsError> {
+    let open = intents::all_open(store, Some(repo)).await?;
+    match open.into_iter().find(|intent| intent.bases.contains(&bundle)) {
+        Some(intent) => Err(RefsError::Base { bundle, who: intent.who }),
+        None => Ok(()),
+    }
+}
+
+/// The newest bundle that `record` neither trashes nor purges.
+async fn newest_left(store: &Store, repo: RepoId, record: &RefsRecord) -> Result<Option<BundleId>, StoreError> {
+    let is_left = |summary: &Summary| {
+        let bundle = summary.bundle;
+        (!record.trashed.contains(&bundle) && !record.purging.contains(&bundle)).then_some(bundle)
+    };
+    let recent: Vec<_> = record.recent.iter().rev().filter_map(is_left).collect();
+    for bundle in recent {
+        if is_there(store, repo, bundle).await? {
+            return Ok(Some(bundle));
+        }
+    }
+    if record.recent.len() < RECENT_MAX {
+        return Ok(None);
+    }
+    // All of the last 64 are gone: the whole history is looked through, as this is rare.
+    for bundle in history(store, repo).await?.iter().rev().filter_map(is_left) {
+        if is_there(store, repo, bundle).await? {
+            return Ok(Some(bundle));
+        }
+    }
+    Ok(None)
+}
+
 /// Refuses a bundle whose slot holds no descriptor, and one that was purged.
 async fn expect_bundle(store: &Store, repo: RepoId, bundle: BundleId) -> Result<(), RefsError> {
+    if is_there(store, repo, bundle).await? { Ok(()) } else { Err(RefsError::NoBundle(bundle)) }
+}
+
+/// Whether the bundle's slot holds a descriptor, and it was not purged.
+async fn is_there(store: &Store, repo: RepoId, bundle: BundleId) -> Result<bool, StoreError> {
     let absent = |outcome: Result<u64, StoreError>| match outcome {
         Ok(len) => Ok(len == ABORTED_BYTES),
         Err(StoreError::NotFound { .. }) => Ok(true),
         Err(error) => Err(error),
     };
-    if absent(store.len(&store.keys().bundle(repo, bundle)).await)?
-        || !absent(store.len(&store.keys().purged(repo, bundle)).await)?
-    {
-        return Err(RefsError::NoBundle(bundle));
-    }
-    Ok(())
+    Ok(!absent(store.len(&store.keys().bundle(repo, bundle)).await)?
+        && absent(store.len(&store.keys().purged(repo, bundle)).await)?)
 }
 
 /// Removes a label.
@@ -316,7 +501,8 @@ async fn change(
 mod tests {
     use super::*;
     use crate::format::envelope::{self, ObjectKind};
-    use crate::model::id::ObjectHash;
+    use crate::format::intent::Intent;
+    use crate::model::id::{IntentId, ObjectHash};
     use crate::store::testing::{clock, entropy};
     use std::sync::Arc;
 
@@ -543,6 +729,92 @@ mod tests {
         store.put_new(&store.keys().purged(repo(), first.bundle), &bytes::Bytes::from_static(b"x")).await.unwrap();
         let set = set_label(&store, repo(), &label("v1"), Some(first.bundle), false).await;
         assert!(matches!(set, Err(RefsError::NoBundle(_))));
+    }
+
+    /// A registered intent of a bundle that follows `base`.
+    async fn staged_on(store: &Store, n: u64, base: BundleId) -> Intent {
+        let (id, bundle) = (IntentId::from_parts(n, 7), BundleId::from_parts(n, 7));
+        let bases = vec![base];
+        let intent = Intent { time: Timestamp::default(), id, repo: repo(), bundle, bases, who: "bob@lab".into() };
+        let object = envelope::seal(ObjectKind::Intent, store.context(), &intent.encode());
+        store.put_new(&store.keys().intent(0, id, None), &object).await.unwrap();
+        intent
+    }
+
+    #[tokio::test]
+    async fn a_removed_bundle_is_gone_latest_falls_back_and_restoring_brings_both_again() {
+        let store = store();
+        let all = fill(&store, 0..3, |_| 0).await;
+        trash(&store, repo(), all[2]).await.unwrap();
+        let found = record(&store).await;
+        assert_eq!((found.latest, found.trashed.contains(&all[2])), (Some(all[1]), true));
+        assert!(matches!(trash(&store, repo(), all[2]).await, Err(RefsError::NoBundle(_))));
+        trash(&store, repo(), all[0]).await.unwrap();
+        assert_eq!(record(&store).await.latest, Some(all[1]));
+        trash(&store, repo(), all[1]).await.unwrap();
+        assert_eq!(record(&store).await.latest, None);
+        restore(&store, repo(), all[0]).await.unwrap();
+        assert_eq!(record(&store).await.latest, Some(all[0]));
+        restore(&store, repo(), all[2]).await.unwrap();
+        restore(&store, repo(), all[2]).await.unwrap();
+        restore(&store, repo(), all[1]).await.unwrap();
+        let found = record(&store).await;
+        assert_eq!((found.latest, found.trashed.len()), (Some(all[2]), 0));
+        let absent = BundleId::from_parts(9, 9);
+        assert!(matches!(restore(&store, repo(), absent).await, Err(RefsError::NoBundle(_))));
+        store.put_new(&store.keys().purged(repo(), all[0]), &bytes::Bytes::from_static(b"x")).await.unwrap();
+        assert!(matches!(restore(&store, repo(), all[0]).await, Err(RefsError::NoBundle(_))));
+    }
+
+    #[tokio::test]
+    async fn latest_falls_back_past_the_bundles_that_a_record_repeats() {
+        let store = store();
+        let all = fill(&store, 0..70, |_| 0).await;
+        for bundle in all[1..].iter().rev() {
+            trash(&store, repo(), *bundle).await.unwrap();
+        }
+        assert_eq!(record(&store).await.latest, Some(all[0]));
+    }
+
+    #[tokio::test]
+    async fn a_bundle_with_a_label_or_under_somebodys_changes_is_not_removed() {
+        let store = store();
+        let all = fill(&store, 0..2, |_| 0).await;
+        set_label(&store, repo(), &label("v1"), Some(all[0]), true).await.unwrap();
+        assert!(matches!(trash(&store, repo(), all[0]).await, Err(RefsError::Labelled { .. })));
+        let intent = staged_on(&store, 50, all[1]).await;
+        let refused = trash(&store, repo(), all[1]).await.unwrap_err();
+        assert!(matches!(&refused, RefsError::Base { who, .. } if who == "bob@lab"), "{refused}");
+        assert_eq!(record(&store).await.latest, Some(all[1]));
+        intents::abort(&store, &intent).await.unwrap();
+        trash(&store, repo(), all[1]).await.unwrap();
+        // A label takes it out of the trash.
+        set_label(&store, repo(), &label("v2"), Some(all[1]), true).await.unwrap();
+        let found = record(&store).await;
+        assert_eq!((found.latest, found.trashed.len()), (Some(all[1]), 0));
+    }
+
+    #[tokio::test]
+    async fn where_a_label_led_is_told_with_who_committed_it() {
+        let store = store();
+        let mut first = publish(&store, 1).await;
+        first.labels = vec![label("v1")];
+        enter(&store, repo(), &first, None, None).await.unwrap();
+        let mut log = LabelLog::default();
+        log.update(&store, repo()).await.unwrap();
+        assert_eq!(log.of(&label("v1")).len(), 1);
+        let second = publish(&store, 2).await;
+        enter(&store, repo(), &second, Some(first.bundle), None).await.unwrap();
+        set_label(&store, repo(), &label("v1"), None, false).await.unwrap();
+        rename_label(&store, repo(), &label("v1"), &label("v2")).await.unwrap();
+        log.update(&store, repo()).await.unwrap();
+        let steps: Vec<_> = log.of(&label("v1")).iter().map(|step| (step.bundle, step.who.as_deref())).collect();
+        let (one, two) = (Some(first.bundle), Some(second.bundle));
+        assert_eq!(steps, [(one, Some("ann@lab")), (two, None), (None, None)]);
+        assert_eq!(log.of(&label("v2")).len(), 1);
+        let mut anew = LabelLog::default();
+        anew.update(&store, repo()).await.unwrap();
+        assert_eq!(anew.of(&label("v1")), log.of(&label("v1")));
     }
 
     #[tokio::test]

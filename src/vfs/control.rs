@@ -1,40 +1,52 @@
 //! `.datamon`: texts that say what is going on, commands, and the jobs that programs start through ioctls.
+//!
+//! [`texts`] says what files there are, [`files`] is the one of them that may be huge, [`jobs`] is what programs ask for,
+//! [`discard`] puts changes aside.
+//! Here is what all of them stand on: what is remembered, what was refused, and how a tree is committed.
+
+mod discard;
+pub mod files;
+mod jobs;
+mod texts;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
-use bytes::Bytes;
+use discard::Way;
 
 use super::error::VfsError;
-use super::node::{Ino, NameNode, Node, RepoKey};
-use super::{Found, Shared, Ttl, Vfs};
+use super::node::{Ino, NameNode, Node, RepoKey, Through};
+use super::{Shared, Vfs};
 use crate::format::refs::Summary;
 use crate::model::clock::Timestamp;
-use crate::model::entry::{Attributes, FileKind};
+use crate::model::entry::Attributes;
 use crate::model::id::RepoId;
-use crate::model::job::{Committed, Job, Progress, Verb};
+use crate::model::job::Progress;
 use crate::model::name::LabelName;
-use crate::staging::commit::{CommitReport, CommitRequest, Committer};
+use crate::staging::commit::{CommitReport, CommitRequest};
 use crate::staging::inode::ROOT;
-use crate::staging::tree::{Caller, NodeAttr};
-use crate::store::refs::History;
+use crate::staging::message::Message;
+use crate::staging::tree::Caller;
+use crate::store::refs::{History, LabelLog, LabelMove, RefsError};
 
 /// The name of the directory, never listed.
 pub const DIRECTORY: &[u8] = b".datamon";
-/// How long a freeze lasts when nobody waits on a job any more.
-const LEASE: Duration = Duration::from_secs(10);
-
 /// What the last error begins with if it was a commit's: the next commit that succeeds takes it away.
 const COMMIT_ERROR: &str = "commit of ";
-/// How often, and how many times, a freeze looks whether the last writer has closed its file.
-const RELEASE_POLL: Duration = Duration::from_millis(25);
-const RELEASE_POLLS: usize = 40;
+/// How long after a refused removal below it a label or bundle is not removed.
+const RECURSIVE: Duration = Duration::from_secs(60);
+/// What `ctl` understands.
+const COMMANDS: &str = "unknown command (commit, discard, undiscard, restore BUNDLE)";
 
-/// The texts there: at the top of a context mount there is nothing to command.
-pub(super) fn names(in_repo: bool) -> &'static [&'static str] {
-    if in_repo { &["ctl", "history", "status"] } else { &["status"] }
+/// What is asked of a commit beside what the mount was told.
+#[derive(Debug, Clone, Default)]
+struct Asked {
+    /// The message; without one, what lies in `.datamon/message`, or what the mount was told.
+    message: Option<String>,
+    /// Further labels.
+    labels: Vec<LabelName>,
 }
 
 /// What control remembers.
@@ -49,138 +61,65 @@ pub struct Control {
     writers: Shared<HashMap<Ino, u32>>,
     /// Histories as far as they were read. One that is being read is locked: whoever wants it too waits for that.
     histories: Shared<HashMap<RepoId, Arc<tokio::sync::Mutex<History>>>>,
+    label_logs: Shared<HashMap<RepoId, Arc<tokio::sync::Mutex<LabelLog>>>>,
+    diffs: texts::Diffs,
+    /// When something below a view was to be removed.
+    refused: Shared<HashMap<usize, Timestamp>>,
     flush: std::sync::OnceLock<super::namespace::FlushMapped>,
 }
 
 impl Vfs {
-    pub(super) fn control_directory(&self, repo: Option<RepoKey>) -> Found {
-        self.directory(NameNode::Control(repo), Ttl::None)
-    }
+    // ---- what is kept of the store ---------------------------------------------------------------------------------------
 
-    pub(super) async fn lookup_text(&self, repo: Option<RepoKey>, name: &[u8]) -> Result<Found, VfsError> {
-        let node = match (name, repo) {
-            (b"status", repo) => NameNode::Status(repo),
-            (b"history", Some(repo)) => NameNode::History(repo),
-            (b"ctl", Some(repo)) => NameNode::Ctl(repo),
-            _ => return Err(VfsError::NotFound),
-        };
-        self.text_attr(&node).await
-    }
-
-    pub(super) async fn text_attr(&self, node: &NameNode) -> Result<Found, VfsError> {
-        let (size, permissions) = match node {
-            NameNode::Ctl(_) => (0, 0o200),
-            _ => (self.render(node).await?.len() as u64, 0o444),
-        };
-        let now = self.store().clock.now();
-        let (uid, gid) = self.settings().owner;
-        let attributes = Attributes { permissions, uid, gid, mtime: now };
-        let ino = self.name_ino(node);
-        let attr = NodeAttr {
-            ino,
-            kind: FileKind::Regular,
-            attributes,
-            atime: now,
-            ctime: now,
-            size,
-            nlink: 1,
-            rdev: 0,
-            blocks: 0,
-        };
-        Ok(Found { attr, ttl: Ttl::None })
-    }
-
-    pub(super) async fn open_text(&self, node: &NameNode, for_writing: bool) -> Result<super::Opened, VfsError> {
-        match node {
-            NameNode::Ctl(_) => Ok(super::Opened::Control),
-            _ if for_writing => Err(VfsError::NotPermitted),
-            node if node.is_text() => Ok(super::Opened::Text(self.render(node).await?)),
-            _ => Err(VfsError::IsDirectory),
-        }
-    }
-
-    /// One write is one command.
-    pub(super) async fn write_text(&self, node: &NameNode, data: &[u8]) -> Result<(), VfsError> {
-        let NameNode::Ctl(repo) = node else { return Err(VfsError::NotPermitted) };
-        match std::str::from_utf8(data).map(str::trim) {
-            Ok("commit") => {
-                let slot = self.tree_slot(repo).await?;
-                self.commit_slot(slot, self.default_request()).await.map(drop)
-            }
-            Ok("discard" | "undiscard") => Err(VfsError::NotSupported("not in this version")),
-            _ => Err(VfsError::Invalid("unknown command (commit)")),
-        }
-    }
-
-    async fn render(&self, node: &NameNode) -> Result<Bytes, VfsError> {
-        match node {
-            NameNode::Status(repo) => Ok(self.status(repo.as_ref()).into()),
-            NameNode::History(repo) => Ok(self.history(repo).await?.into()),
-            _ => Ok(Bytes::new()),
-        }
-    }
-
-    fn status(&self, repo: Option<&RepoKey>) -> String {
-        let settings = self.settings();
-        let mut lines = vec![format!("context: {}", settings.context)];
-        lines.extend(repo.map(|repo| format!("repo: {}", repo.name)));
-        lines.push(format!("source: {}", settings.source));
-        lines.push(format!("version: {}", env!("CARGO_PKG_VERSION")));
-        lines.push(format!("pid: {}", std::process::id()));
-        lines.push(format!("mounted: {}", self.mounted()));
-        for (key, committer) in self.open_trees() {
-            if repo.is_none_or(|repo| repo.id == key.id) {
-                let state = if committer.tree().is_dirty() { "dirty" } else { "clean" };
-                let parent =
-                    committer.parent().map_or("none".to_owned(), |parent| parent.descriptor().bundle.to_string());
-                if repo.is_none() {
-                    lines.push(format!("repo: {}", key.name));
-                }
-                let staged = committer.tree().staged();
-                lines.push(format!("staging: {state}"));
-                lines.push(format!("dirty_files: {}", staged.files));
-                lines.push(format!("dirty_bytes: {}", staged.bytes));
-                lines.push(format!("uploaded_bytes: {}", staged.uploaded));
-                lines.push(format!("pending_bytes: {}", staged.bytes.saturating_sub(staged.uploaded)));
-                lines.push(format!("base: {parent}"));
-                lines.extend(recovered(&committer).map(|found| format!("recovered: {found}")));
-            }
-        }
-        let text = |of: &Shared<Option<String>>| of.lock().expect("nothing panics while it holds a text").clone();
-        lines.extend(text(&self.control.last_commit).map(|text| format!("last_commit: {text}")));
-        lines.extend(text(&self.control.last_error).map(|text| format!("last_error: {text}")));
-        let requests = &self.store().requests;
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        lines.push(format!(
-            "requests: {} read, {} write, {} list, {} again",
-            count(&requests.reads),
-            count(&requests.writes),
-            count(&requests.lists),
-            count(&requests.retries)
-        ));
-        lines.join("\n") + "\n"
-    }
-
-    /// All bundles, oldest first.
-    async fn history(&self, repo: &RepoKey) -> Result<String, VfsError> {
+    /// What `of` makes of all bundles of a repo, oldest first.
+    pub(super) async fn with_history<T>(
+        &self,
+        repo: &RepoKey,
+        of: impl FnOnce(&[Summary]) -> T,
+    ) -> Result<T, VfsError> {
         let newest = self.refs(repo.id).await?.recent.last().map(|summary| summary.bundle);
         let histories = &self.control.histories;
         let history =
             histories.lock().expect("nothing panics while it holds the histories").entry(repo.id).or_default().clone();
         let mut history = history.lock().await;
-        let lines = match newest {
+        Ok(match newest {
             // As old as every other view of the refs: a stat and the read after it ask the store once.
-            Some(newest) if !history.knows(newest) => history.update(self.store(), repo.id).await?,
-            _ => history.summaries(),
+            Some(newest) if !history.knows(newest) => of(history.update(self.store(), repo.id).await?),
+            _ => of(history.summaries()),
+        })
+    }
+
+    /// Where a label led, oldest first.
+    async fn label_moves(&self, repo: &RepoKey, label: &LabelName) -> Result<Vec<LabelMove>, VfsError> {
+        let logs = &self.control.label_logs;
+        let log = logs.lock().expect("nothing panics while it holds the logs").entry(repo.id).or_default().clone();
+        let mut log = log.lock().await;
+        log.update(self.store(), repo.id).await?;
+        Ok(log.of(label).to_vec())
+    }
+
+    // ---- what was refused ------------------------------------------------------------------------------------------------
+
+    /// The refusal of a removal below a version, which is remembered: see [`Vfs::refuse_recursive`].
+    pub(super) fn refused_below(&self, slot: usize) -> VfsError {
+        let now = self.store().clock.now();
+        self.control.refused.lock().expect("nothing panics while it holds the refusals").insert(slot, now);
+        VfsError::ReadOnly
+    }
+
+    /// Refuses to remove a label or bundle while something below it was to be removed a moment ago: programs that delete
+    /// recursively go on to the top whatever was refused on the way.
+    pub(super) fn refuse_recursive(&self, repo: &RepoKey, through: &Through, name: &str) -> Result<(), VfsError> {
+        let now = self.store().clock.now();
+        let mut refused = self.control.refused.lock().expect("nothing panics while it holds the refusals");
+        refused.retain(|_, at| u128::from(now.millis().saturating_sub(at.millis())) < RECURSIVE.as_millis());
+        let slots: Vec<usize> = refused.keys().copied().collect();
+        drop(refused);
+        let is_that = |slot: &usize| {
+            self.view_key(*slot)
+                .is_ok_and(|key| key.repo.id == repo.id && key.through == *through && key.is_named(name))
         };
-        let mut text = String::new();
-        for line in lines {
-            let labels: Vec<_> = line.labels.iter().map(LabelName::as_str).collect();
-            let message = line.message.replace(['\t', '\n'], " ");
-            let Summary { bundle, time, who, files, bytes, .. } = line;
-            text += &format!("{bundle}\t{time}\t{who}\t{files}\t{bytes}\t{}\t{message}\n", labels.join(","));
-        }
-        Ok(text)
+        if slots.iter().any(is_that) { Err(VfsError::Recursive(name.to_owned())) } else { Ok(()) }
     }
 
     /// Notes a refusal for `status`; that of a commit is there already, with its repo.
@@ -206,14 +145,48 @@ impl Vfs {
         Ok(text.into_bytes())
     }
 
+    /// Moves the label whose version this is the root of.
+    pub(super) async fn move_label_of(
+        &self,
+        slot: usize,
+        value: &[u8],
+        create: bool,
+        caller: Caller,
+    ) -> Result<(), VfsError> {
+        let key = self.view_key(slot)?;
+        // The kernel asks whether the version's root may be written to; what counts is `labels/`, which is the mounter's.
+        let is_owner = caller.uid == 0 || caller.uid == self.settings().owner.0;
+        let Through::Label(label) = key.through else { return Err(VfsError::NotPermitted) };
+        if !is_owner {
+            return Err(VfsError::NotPermitted);
+        }
+        self.writable()?;
+        if create {
+            return Err(RefsError::Exists(label).into());
+        }
+        self.write_label(&key.repo, &label, value).await
+    }
+
     // ---- commits -----------------------------------------------------------------------------------------------------
 
-    fn default_request(&self) -> CommitRequest {
-        let settings = self.settings();
-        CommitRequest {
-            message: settings.message.clone(),
-            labels: settings.labels.clone(),
-            fail_if_diverged: settings.fail_if_diverged,
+    /// One command, as it is written into `ctl`.
+    async fn command(&self, repo: &RepoKey, text: &[u8]) -> Result<(), VfsError> {
+        let text = std::str::from_utf8(text).map(str::trim).unwrap_or_default();
+        let (verb, argument) =
+            text.split_once(char::is_whitespace).map_or((text, ""), |(verb, rest)| (verb, rest.trim()));
+        self.writable()?;
+        match (verb, argument) {
+            ("commit", "") => {
+                let slot = self.tree_slot(repo).await?;
+                self.commit_slot(slot, Asked::default()).await.map(drop)
+            }
+            ("restore", bundle) if !bundle.is_empty() => {
+                let bundle = bundle.parse().map_err(|_| VfsError::Invalid("restore: a bundle's id is expected"))?;
+                self.restore_bundle(repo, bundle).await
+            }
+            ("discard", "") => self.move_changes(repo, Way::Discard).await,
+            ("undiscard", "") => self.move_changes(repo, Way::Undiscard).await,
+            _ => Err(VfsError::Invalid(COMMANDS)),
         }
     }
 
@@ -243,16 +216,31 @@ impl Vfs {
     /// Commits the staging tree that `ino` lies in, with the mount's message and labels.
     pub async fn commit(&self, ino: Ino) -> Result<CommitReport, VfsError> {
         let Node::Staged { slot, .. } = self.node(ino)? else { return Err(VfsError::Invalid("not a staging tree")) };
-        self.commit_slot(slot, self.default_request()).await
+        self.commit_slot(slot, Asked::default()).await
     }
 
-    async fn commit_slot(&self, slot: usize, request: CommitRequest) -> Result<CommitReport, VfsError> {
+    async fn commit_slot(&self, slot: usize, asked: Asked) -> Result<CommitReport, VfsError> {
         let (repo, committer) = self.committer(slot)?;
         self.flush_mapped().await;
+        let message = Message::beside(committer.tree().dir());
+        let left = message.read()?;
+        let settings = self.settings();
+        let request = CommitRequest {
+            message: asked.message.unwrap_or_else(|| match String::from_utf8_lossy(&left).trim_end() {
+                "" => settings.message.clone(),
+                text => text.to_owned(),
+            }),
+            labels: settings.labels.iter().cloned().chain(asked.labels).collect(),
+            fail_if_diverged: settings.fail_if_diverged,
+        };
         let outcome = committer.commit(request).await;
         self.forget_refs(repo.id);
         match outcome {
             Ok(report) => {
+                if report.changed {
+                    // Also where another one was given with the commit: it was meant for this bundle.
+                    message.clear(&left)?;
+                }
                 let diverged =
                     if report.diverged { " (diverged: latest was another bundle than the base)" } else { "" };
                 let text = format!("{}{diverged}", report.bundle);
@@ -317,170 +305,6 @@ impl Vfs {
             let _ = tokio::task::spawn_blocking(move || flush(open)).await;
         }
     }
-
-    // ---- jobs ----------------------------------------------------------------------------------------------------------
-
-    /// Whether the caller may ask for this: root and who mounted it for everything, others for commits of a tree that
-    /// they may write into.
-    pub async fn may_submit(&self, ino: Ino, verb: &Verb, caller: Caller, groups: impl FnOnce() -> Vec<u32>) -> bool {
-        let is_owner = caller.uid == 0 || caller.uid == self.settings().owner.0;
-        is_owner || (matches!(verb, Verb::Commit { all: false, .. }) && self.may_write(ino, caller, groups).await)
-    }
-
-    /// Starts what a program asks for, on the staging tree that `ino` lies in.
-    pub fn submit(self: &Arc<Self>, ino: Ino, verb: Verb) -> Result<Job, VfsError> {
-        let job = self.control.next_job.fetch_add(1, Ordering::Relaxed);
-        let (progress, watch) = tokio::sync::watch::channel(Progress::Running { line: "starting".to_owned() });
-        self.control.jobs.lock().expect("nothing panics while it holds the jobs").insert(job, watch);
-        let vfs = self.clone();
-        let slots: Vec<usize> = match (&verb, self.node(ino)?) {
-            (Verb::Commit { all: false, .. }, Node::Staged { slot, .. }) => vec![slot],
-            (Verb::Commit { all: false, .. }, Node::Name(NameNode::Repo(repo))) => {
-                let open = self.open_trees();
-                open.iter().position(|(key, _)| key.id == repo.id).into_iter().collect()
-            }
-            (Verb::Commit { all: false, .. }, _) => return Err(VfsError::Invalid("not in a staging tree")),
-            _ => (0..self.open_trees().len()).collect(),
-        };
-        tokio::spawn(async move {
-            let outcome = vfs.run(verb, slots).await;
-            let _ = progress.send(outcome);
-        });
-        Ok(Job { job })
-    }
-
-    async fn run(self: &Arc<Self>, verb: Verb, slots: Vec<usize>) -> Progress {
-        match verb {
-            Verb::Freeze => {
-                if !self.writers_have_left().await {
-                    return failed("busy", "a file is open for writing (close it: fuser -vm shows it)".into(), vec![]);
-                }
-                self.freeze(true);
-            }
-            Verb::Thaw => self.freeze(false),
-            Verb::Commit { message, labels, all } => return self.run_commit(message, &labels, all, slots).await,
-        }
-        Progress::Done { commits: Vec::new() }
-    }
-
-    /// Whether no handle may write any more; the kernel tells of a close a moment after it.
-    async fn writers_have_left(&self) -> bool {
-        for _ in 0..RELEASE_POLLS {
-            if self.control.writers.lock().expect("nothing panics while it holds the writers").is_empty() {
-                return true;
-            }
-            tokio::time::sleep(RELEASE_POLL).await;
-        }
-        false
-    }
-
-    async fn run_commit(&self, message: Option<String>, labels: &[String], all: bool, slots: Vec<usize>) -> Progress {
-        let mut request = self.default_request();
-        if let Some(message) = message {
-            request.message = message;
-        }
-        for label in labels {
-            match label.parse() {
-                Ok(label) => request.labels.push(label),
-                Err(why) => return failed("usage", format!("label {label}: {why}"), Vec::new()),
-            }
-        }
-        let mut commits = Vec::new();
-        let mut failures = Vec::new();
-        for slot in slots {
-            let Ok((repo, committer)) = self.committer(slot) else { continue };
-            if all && !committer.tree().is_dirty() {
-                continue;
-            }
-            // A change behind a freeze is ours: nobody else can make one.
-            match self.commit_slot(slot, request.clone()).await {
-                Ok(report) => commits.push(self.committed(&repo, &committer, &report, &request)),
-                Err(error) => failures.push(format!("{}: {error}", repo.name)),
-            }
-        }
-        if failures.is_empty() { Progress::Done { commits } } else { failed("commit", failures.join("; "), commits) }
-    }
-
-    fn committed(
-        &self,
-        repo: &RepoKey,
-        _: &Arc<Committer>,
-        report: &CommitReport,
-        request: &CommitRequest,
-    ) -> Committed {
-        Committed {
-            bundle: report.bundle.to_string(),
-            repo: repo.name.to_string(),
-            context: self.settings().context.clone(),
-            base: report.base.map(|base| base.to_string()),
-            diverged: report.diverged,
-            changed: report.changed,
-            files: report.files,
-            bytes: report.bytes,
-            new_bytes: report.new_bytes,
-            labels: request.labels.iter().map(ToString::to_string).collect(),
-        }
-    }
-
-    /// How far a job is; waits up to 250 ms for its end. Renews a freeze.
-    pub async fn wait(&self, job: Job) -> Result<Progress, VfsError> {
-        if self.control.frozen.load(Ordering::Acquire) {
-            *self.control.lease.lock().expect("nothing panics while it holds the lease") =
-                Some(self.store().clock.now());
-        }
-        let found = self.control.jobs.lock().expect("nothing panics while it holds the jobs").get(&job.job).cloned();
-        let mut watch = found.ok_or(VfsError::Invalid("no such job"))?;
-        let done = |progress: &Progress| !matches!(progress, Progress::Running { .. });
-        let waited = tokio::time::timeout(Duration::from_millis(250), watch.wait_for(done)).await;
-        match waited.map(|ended| ended.map(|progress| progress.clone())) {
-            Ok(Ok(progress)) => Ok(progress),
-            Ok(Err(_)) => Ok(failed("failed", "the job ended without a word".to_owned(), Vec::new())),
-            Err(_) => Ok(watch.borrow().clone()),
-        }
-    }
-
-    fn freeze(self: &Arc<Self>, frozen: bool) {
-        self.control.frozen.store(frozen, Ordering::Release);
-        for (_, committer) in self.open_trees() {
-            committer.tree().freeze(frozen);
-        }
-        if !frozen {
-            return;
-        }
-        *self.control.lease.lock().expect("nothing panics while it holds the lease") = Some(self.store().clock.now());
-        // A helper that died cannot thaw: its lease does.
-        let vfs = self.clone();
-        tokio::spawn(async move {
-            while vfs.control.frozen.load(Ordering::Acquire) {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                let renewed = *vfs.control.lease.lock().expect("nothing panics while it holds the lease");
-                let age = renewed.map_or(u64::MAX, |at| vfs.store().clock.now().millis().saturating_sub(at.millis()));
-                if u128::from(age) > LEASE.as_millis() {
-                    vfs.freeze_ended();
-                }
-            }
-        });
-    }
-
-    fn freeze_ended(&self) {
-        self.control.frozen.store(false, Ordering::Release);
-        for (_, committer) in self.open_trees() {
-            committer.tree().freeze(false);
-        }
-    }
-}
-
-/// What the tree's opening found of an earlier life of the process, if it found anything.
-fn recovered(committer: &Committer) -> Option<String> {
-    let found = committer.tree().recovered()?;
-    let mut parts = vec![format!("{} files with staged bytes", found.files)];
-    parts.extend(committer.finished().map(|bundle| format!("commit {bundle} was finished")));
-    let lost = [
-        (found.unsynced, "are as before their last changes, which were never synced"),
-        (found.gone, "lack bytes that were synced (EIO): put them back, or remove these files"),
-    ];
-    parts.extend(lost.into_iter().filter(|(files, _)| *files > 0).map(|(files, what)| format!("{files} {what}")));
-    Some(parts.join("; "))
 }
 
 /// Whether the permission bits let the caller write: those of the first class that it belongs to (inode(7)).
@@ -494,10 +318,6 @@ fn writes(owner: Attributes, caller: Caller, groups: impl FnOnce() -> Vec<u32>) 
         Caller { gid, .. } if gid == owner.gid || groups().contains(&owner.gid) => bits & 0o020 != 0,
         _ => bits & 0o002 != 0,
     }
-}
-
-fn failed(kind: &str, message: String, commits: Vec<Committed>) -> Progress {
-    Progress::Failed { kind: kind.to_owned(), message, commits }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use libc::{
 
 use crate::content::packer::PackError;
 use crate::content::reader::ContentError;
+use crate::model::name::LabelName;
 use crate::snapshot::SnapshotError;
 use crate::snapshot::writer::WriteError;
 use crate::staging::commit::CommitError;
@@ -42,6 +43,23 @@ pub enum VfsError {
     /// An argument makes no sense.
     #[error("{0}")]
     Invalid(&'static str),
+    /// More than there may be.
+    #[error("{0}")]
+    TooLarge(&'static str),
+    /// A label or bundle where a moment ago something below it was to be removed: not what a person does by hand.
+    #[error(
+        "{0}: something below it was to be removed a moment ago, as recursive deletion does: a version is removed by \
+         rmdir alone (wait a minute, then rmdir it)"
+    )]
+    Recursive(String),
+    /// The target of a rename is a label or lies in a version.
+    #[error(
+        "{0}: exists (a label is renamed to a free name only; to move one, write the bundle to .datamon/labels/{0})"
+    )]
+    Taken(LabelName),
+    /// It is in use.
+    #[error("{0}")]
+    Busy(String),
     /// Not in this version, or not at all.
     #[error("{0}")]
     NotSupported(&'static str),
@@ -78,7 +96,9 @@ impl VfsError {
     /// Whether it points at a disk, a store or damage, and belongs into the log.
     pub fn is_worth_telling(&self) -> bool {
         let is_daily = matches!(self, Self::Staging(StagingError::LookAgain));
-        !is_daily && matches!(self.errno(), EIO | ETIMEDOUT | ESTALE | ENOSPC | EBUSY)
+        let is_telling =
+            matches!(self, Self::Recursive(_)) || matches!(self.errno(), EIO | ETIMEDOUT | ESTALE | ENOSPC | EBUSY);
+        !is_daily && is_telling
     }
 
     /// The errno that a local file system would give.
@@ -92,6 +112,10 @@ impl VfsError {
             Self::OtherTree => EXDEV,
             Self::Stale => ESTALE,
             Self::Invalid(_) => EINVAL,
+            Self::TooLarge(_) => EFBIG,
+            // What lies in a version cannot change, and what it is called is not replaced.
+            Self::Recursive(_) | Self::Taken(_) => EROFS,
+            Self::Busy(_) => EBUSY,
             Self::NotSupported(_) => EOPNOTSUPP,
             Self::NoXattr => ENODATA,
             Self::PastTheEnd => ENXIO,
@@ -121,7 +145,7 @@ fn staging(error: &StagingError) -> i32 {
         StagingError::IsDirectory => EISDIR,
         StagingError::Reserved => EPERM,
         StagingError::NoSpace => ENOSPC,
-        StagingError::TooLarge => EFBIG,
+        StagingError::TooLarge | StagingError::MessageTooLong => EFBIG,
         StagingError::TooManyLinks => EMLINK,
         StagingError::Invalid(_) => EINVAL,
         StagingError::NoXattr => ENODATA,
@@ -167,6 +191,7 @@ fn refs(error: &RefsError) -> i32 {
     match error {
         RefsError::NoLabel(_) | RefsError::NoBundle(_) | RefsError::Empty => ENOENT,
         RefsError::Exists(_) => EEXIST,
+        RefsError::Labelled { .. } | RefsError::Base { .. } => EBUSY,
         RefsError::Full => ENOSPC,
         RefsError::Store(error) => store(error),
     }

@@ -54,6 +54,13 @@ pub(crate) struct Following {
     tried_own: Shared<Option<BundleId>>,
 }
 
+impl Following {
+    /// Held while the tree gets another base.
+    pub(crate) fn running(&self) -> Arc<tokio::sync::Mutex<()>> {
+        self.running.clone()
+    }
+}
+
 impl OpenTree {
     /// Whether the tree wants `latest` for its base: another host's bundle, or our own once so much was changed since the
     /// base that walking all of it at every commit costs more than that the kernel forgets the tree.
@@ -139,7 +146,12 @@ impl Vfs {
     }
 
     /// Makes the kernel forget all of a tree but its root, and closes its gate; nothing while the tree is in use.
-    async fn quiet(&self, slot: usize, known: &Arc<Known>, committer: &Committer) -> Result<Option<Closed>, VfsError> {
+    pub(in crate::vfs) async fn quiet(
+        &self,
+        slot: usize,
+        known: &Arc<Known>,
+        committer: &Committer,
+    ) -> Result<Option<Closed>, VfsError> {
         let mut left = known.inos();
         loop {
             if let Some(closed) = known.close() {
@@ -168,7 +180,7 @@ impl Vfs {
     }
 
     /// Makes the kernel forget the names that a tree has in its root now.
-    async fn forget_root_names(&self, slot: usize, committer: &Committer) -> Result<(), VfsError> {
+    pub(in crate::vfs) async fn forget_root_names(&self, slot: usize, committer: &Committer) -> Result<(), VfsError> {
         let root = self.to_kernel(Node::staged_ino(slot, ROOT));
         let mut after: Option<FileName> = None;
         loop {

@@ -1,4 +1,4 @@
-//! The namespace above the trees: context, repos, `bundles/`, `labels/`, `staging/`.
+//! The namespace above the trees: context, repos, `bundles/`, `labels/`, `at/`, `staging/`.
 //!
 //! Catalog and refs are read at most once per `refresh`; what is inside a snapshot or a staging tree is theirs.
 
@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::error::VfsError;
 use super::follow::Kernel;
-use super::node::{Ino, NameNode, Node, ROOT_INO, RepoKey, ViewKey};
-use super::{Found, Listed, Shared, Trees, Ttl, Views, control, namespace_directory};
+use super::node::{Folder, Ino, NameNode, Node, ROOT_INO, RepoKey, Scope, Through, ViewKey};
+use super::{Found, Listed, Make, Shared, Trees, Ttl, Views, control, namespace_directory};
 use crate::content::reader::ContentReader;
 use crate::faults::Faults;
 use crate::format::catalog::{CatalogRecord, RepoState};
@@ -19,12 +19,15 @@ use crate::format::intent::ABORTED_BYTES;
 use crate::format::refs::RefsRecord;
 use crate::local::db::DatabaseMemory;
 use crate::model::clock::Timestamp;
+use crate::model::entry::FileKind;
 use crate::model::id::{BundleId, RepoId};
 use crate::model::name::{FileName, LATEST, LabelName, RepoName, StageName};
 use crate::snapshot::{RangeCache, RowId, Snapshot};
 use crate::staging::commit::Committer;
 use crate::staging::inode::ROOT;
-use crate::staging::tree::{StagingError, Tree, TreeConfig};
+use crate::staging::tree::NodeAttr;
+use crate::staging::tree::{StagingError, Tree, TreeConfig, TreeLock};
+use crate::store::refs::RefsError;
 use crate::store::{Store, StoreError, catalog, refs};
 
 /// What a mount shows: a path in the namespace.
@@ -97,6 +100,8 @@ pub struct Settings {
     pub who: String,
     /// Whether `sync PATH` commits.
     pub sync_commits: bool,
+    /// Whether umount commits what changed.
+    pub umount_commits: bool,
     /// Message of commits made by `sync` and `umount`.
     pub message: String,
     /// Labels of such commits.
@@ -188,7 +193,7 @@ impl Vfs {
             }
             Source::Bundle(name, bundle) => {
                 let repo = self.repo(&name).await?;
-                let slot = self.view_slot(ViewKey { repo, label: None, bundle });
+                let slot = self.view_slot(ViewKey { repo, through: Through::Bundle, bundle });
                 self.view(slot).await?;
                 Node::Row { slot, row: RowId::ROOT }
             }
@@ -270,7 +275,7 @@ impl Vfs {
 
     /// The repos, at most `refresh` old; while the store does not answer, those that were known last: a staging tree is
     /// local and can be walked to.
-    async fn catalog(&self) -> Result<Arc<CatalogRecord>, VfsError> {
+    pub(super) async fn catalog(&self) -> Result<Arc<CatalogRecord>, VfsError> {
         let known = self.catalog.lock().expect("nothing panics while it holds the catalog").clone();
         let Some((read, record)) = known else {
             let record = Arc::new(catalog::load(&self.store).await?);
@@ -340,11 +345,18 @@ impl Vfs {
         Ok(Snapshot::open(self.reader.clone(), self.ranges.clone(), repo, bundle).await?)
     }
 
-    /// Opens a repo's staging tree: one with changes on its own base, a clean one on what was asked for.
-    pub(super) async fn open_tree(&self, repo: &RepoKey) -> Result<Arc<Committer>, VfsError> {
+    /// The state directory of a repo's staging tree.
+    pub(super) fn tree_dir(&self, repo: &RepoKey) -> PathBuf {
         let context = self.store.context().to_string();
-        let dir = self.settings.state.join(context).join(repo.id.to_string()).join(self.settings.stage.as_str());
-        let base = match Tree::dirty_base(&dir, &self.settings.database_memory)? {
+        self.settings.state.join(context).join(repo.id.to_string()).join(self.settings.stage.as_str())
+    }
+
+    /// Opens a repo's staging tree: one with changes on its own base, a clean one on what was asked for.
+    /// Who has its lock already brings it.
+    pub(super) async fn open_tree(&self, repo: &RepoKey, lock: Option<TreeLock>) -> Result<Arc<Committer>, VfsError> {
+        let dir = self.tree_dir(repo);
+        let lock = lock.map_or_else(|| TreeLock::take(&dir), Ok)?;
+        let base = match lock.dirty_base(&self.settings.database_memory)? {
             Some(base) => {
                 base.map(|id| id.parse().map_err(|_| VfsError::Failed("the tree's base".to_owned()))).transpose()?
             }
@@ -371,7 +383,7 @@ impl Vfs {
             clock: self.store.clock.clone(),
             entropy: self.store.entropy.clone(),
         };
-        let tree = Tree::open(config, snapshot)?;
+        let tree = Tree::open(config, snapshot, lock)?;
         let committer = Committer::open(
             tree,
             self.store.clone(),
@@ -389,12 +401,13 @@ impl Vfs {
     /// The view that a label leads to now.
     async fn label(&self, repo: &RepoKey, name: &[u8]) -> Result<Option<ViewKey>, VfsError> {
         let Ok(text) = std::str::from_utf8(name) else { return Ok(None) };
-        let label = if text == LATEST { None } else { text.parse::<LabelName>().ok() };
-        if label.is_none() && text != LATEST {
-            return Ok(None);
-        }
+        let through = match text.parse() {
+            _ if text == LATEST => Through::Latest,
+            Ok(label) => Through::Label(label),
+            Err(_) => return Ok(None),
+        };
         let bundle = refs::resolve(&self.refs(repo.id).await?, text);
-        Ok(bundle.map(|bundle| ViewKey { repo: repo.clone(), label: Some(label), bundle }))
+        Ok(bundle.map(|bundle| ViewKey { repo: repo.clone(), through, bundle }))
     }
 
     // ---- names -----------------------------------------------------------------------------------------------------
@@ -402,34 +415,56 @@ impl Vfs {
     pub(super) async fn lookup_name(&self, node: &NameNode, name: &FileName) -> Result<Found, VfsError> {
         let bytes = name.as_bytes();
         match node {
-            NameNode::Context if bytes == control::DIRECTORY => Ok(self.control_directory(None)),
+            NameNode::Context if bytes == control::DIRECTORY => Ok(self.control_directory(Scope::Context)),
             NameNode::Context => {
                 let name = repo_name(bytes).ok_or(VfsError::NotFound)?;
                 Ok(self.directory(NameNode::Repo(self.repo(&name).await?), Ttl::Short))
             }
-            NameNode::Repo(repo) if bytes == control::DIRECTORY => Ok(self.control_directory(Some(repo.clone()))),
+            NameNode::Repo(repo) if bytes == control::DIRECTORY => {
+                Ok(self.control_directory(Scope::Repo(repo.clone())))
+            }
             NameNode::Repo(repo) => match bytes {
                 b"bundles" => Ok(self.directory(NameNode::Bundles(repo.clone()), Ttl::Short)),
                 b"labels" => Ok(self.directory(NameNode::Labels(repo.clone()), Ttl::Short)),
+                b"at" => Ok(self.directory(NameNode::Times(repo.clone()), Ttl::Short)),
                 b"staging" => self.staging(repo).await,
                 _ => Err(VfsError::NotFound),
             },
             NameNode::Bundles(repo) => {
                 let bundle = std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok());
                 let bundle: BundleId = bundle.ok_or(VfsError::NotFound)?;
-                if self.refs(repo.id).await?.trashed.contains(&bundle) {
+                let record = self.refs(repo.id).await?;
+                if record.trashed.contains(&bundle) || record.purging.contains(&bundle) {
                     return Err(VfsError::NotFound);
                 }
-                self.view_root(ViewKey { repo: repo.clone(), label: None, bundle }, Ttl::Short).await
+                self.view_root(ViewKey { repo: repo.clone(), through: Through::Bundle, bundle }, Ttl::Short).await
             }
             NameNode::Labels(repo) => {
                 let key = self.label(repo, bytes).await?.ok_or(VfsError::NotFound)?;
                 self.view_root(key, Ttl::Short).await
             }
+            NameNode::Times(repo) => {
+                let text = std::str::from_utf8(bytes).map_err(|_| VfsError::NotFound)?;
+                let until = Timestamp::end_of(text).ok_or(VfsError::NotFound)?;
+                let bundle = self.newest_until(repo, until).await?.ok_or(VfsError::NotFound)?;
+                let through = Through::Time(text.to_owned());
+                self.view_root(ViewKey { repo: repo.clone(), through, bundle }, Ttl::Short).await
+            }
             NameNode::BusyStaging(_) => Err(self.busy()),
-            NameNode::Control(repo) => self.lookup_text(repo.clone(), bytes).await,
-            NameNode::Status(_) | NameNode::History(_) | NameNode::Ctl(_) => Err(VfsError::NotDirectory),
+            NameNode::Control(scope, folder) => self.lookup_control(scope, folder, bytes).await,
+            NameNode::Text(..) | NameNode::LabelLink(..) => Err(VfsError::NotDirectory),
         }
+    }
+
+    /// The newest bundle that is not later than `until` and is not removed.
+    async fn newest_until(&self, repo: &RepoKey, until: Timestamp) -> Result<Option<BundleId>, VfsError> {
+        let record = self.refs(repo.id).await?;
+        self.with_history(repo, |bundles| {
+            let until = bundles.partition_point(|summary| summary.time <= until);
+            let gone = |bundle: &BundleId| record.trashed.contains(bundle) || record.purging.contains(bundle);
+            bundles[..until].iter().rev().map(|summary| summary.bundle).find(|bundle| !gone(bundle))
+        })
+        .await
     }
 
     fn busy(&self) -> VfsError {
@@ -463,7 +498,28 @@ impl Vfs {
     }
 
     pub(super) async fn getattr_name(&self, node: &NameNode) -> Result<Found, VfsError> {
-        if node.is_text() { self.text_attr(node).await } else { Ok(self.directory(node.clone(), Ttl::Short)) }
+        match node {
+            NameNode::Text(scope, text) => self.text_attr(scope, text).await,
+            NameNode::LabelLink(repo, label) => {
+                let target = self.label_target(repo, label).await?;
+                Ok(self.label_link(repo, label, target))
+            }
+            NameNode::Control(..) => Ok(self.directory(node.clone(), Ttl::None)),
+            _ => Ok(self.directory(node.clone(), Ttl::Short)),
+        }
+    }
+
+    /// Where a label leads, as the target of a symlink beside it.
+    pub(super) async fn label_target(&self, repo: &RepoKey, label: &LabelName) -> Result<String, VfsError> {
+        let bundle = self.refs(repo.id).await?.labels.get(label).copied().ok_or(VfsError::Stale)?;
+        Ok(format!("../bundles/{bundle}"))
+    }
+
+    fn label_link(&self, repo: &RepoKey, label: &LabelName, target: String) -> Found {
+        let ino = self.name_ino(&NameNode::LabelLink(repo.clone(), label.clone()));
+        let directory = namespace_directory(ino, self.settings.owner, self.mounted);
+        let attr = NodeAttr { kind: FileKind::Symlink, size: target.len() as u64, nlink: 1, ..directory };
+        Found { attr, ttl: Ttl::None }
     }
 
     pub(super) async fn list_names(
@@ -478,8 +534,8 @@ impl Vfs {
             listed.push(Listed { name, found });
         };
         // Listing opens nothing: attributes are provisional, and the walk of a name brings the real ones.
-        let view = |repo: &RepoKey, label, bundle| {
-            let slot = self.view_slot(ViewKey { repo: repo.clone(), label, bundle });
+        let view = |repo: &RepoKey, through, bundle| {
+            let slot = self.view_slot(ViewKey { repo: repo.clone(), through, bundle });
             let attr = namespace_directory(Node::row_ino(slot, RowId::ROOT), self.settings.owner, self.mounted);
             Found { attr, ttl: Ttl::None }
         };
@@ -493,38 +549,37 @@ impl Vfs {
                 }
             }
             NameNode::Repo(repo) => {
+                add("at", self.directory(NameNode::Times(repo.clone()), Ttl::Short));
                 add("bundles", self.directory(NameNode::Bundles(repo.clone()), Ttl::Short));
                 add("labels", self.directory(NameNode::Labels(repo.clone()), Ttl::Short));
                 let provisional = namespace_directory(self.name_ino(node), self.settings.owner, self.mounted);
                 add("staging", Found { attr: provisional, ttl: Ttl::None });
             }
             NameNode::Bundles(repo) => {
-                let trashed = self.refs(repo.id).await?.trashed;
-                for (key, length) in self.store.list(&self.store.keys().bundles(repo.id)).await? {
-                    let Ok(bundle) = key.name().parse::<BundleId>() else { continue };
-                    if length != ABORTED_BYTES && !trashed.contains(&bundle) {
-                        add(key.name(), view(repo, None, bundle));
-                    }
+                for bundle in self.bundles(repo).await? {
+                    add(&bundle.to_string(), view(repo, Through::Bundle, bundle));
                 }
             }
             NameNode::Labels(repo) => {
                 let record = self.refs(repo.id).await?;
                 if let Some(latest) = record.latest {
-                    add(LATEST, view(repo, Some(None), latest));
+                    add(LATEST, view(repo, Through::Latest, latest));
                 }
                 for (label, bundle) in record.labels {
-                    let found = view(repo, Some(Some(label.clone())), bundle);
+                    let found = view(repo, Through::Label(label.clone()), bundle);
                     add(label.as_str(), found);
                 }
             }
+            // Times are looked up only: there is no end of them.
+            NameNode::Times(_) => {}
             NameNode::BusyStaging(_) => return Err(self.busy()),
-            NameNode::Control(repo) => {
-                for name in control::names(repo.is_some()) {
-                    let file = FileName::new(name.as_bytes().to_vec()).expect("ours are file names");
-                    add(name, self.lookup_text(repo.clone(), file.as_bytes()).await?);
+            NameNode::Control(scope, folder) => {
+                for name in self.control_names(scope, folder).await? {
+                    let found = self.lookup_control(scope, folder, name.as_bytes()).await?;
+                    add(&name, found);
                 }
             }
-            NameNode::Status(_) | NameNode::History(_) | NameNode::Ctl(_) => return Err(VfsError::NotDirectory),
+            NameNode::Text(..) | NameNode::LabelLink(..) => return Err(VfsError::NotDirectory),
         }
         listed.sort_by(|a, b| a.name.cmp(&b.name));
         listed.retain(|entry| after.is_none_or(|after| entry.name > *after));
@@ -532,26 +587,81 @@ impl Vfs {
         Ok(listed)
     }
 
-    pub(super) async fn make_name(&self, node: &NameNode, name: &FileName) -> Result<Found, VfsError> {
+    /// The bundles of a repo that are not removed.
+    pub(super) async fn bundles(&self, repo: &RepoKey) -> Result<Vec<BundleId>, VfsError> {
+        let record = self.refs(repo.id).await?;
+        let listed = self.store.list(&self.store.keys().bundles(repo.id)).await?;
+        let slots = listed.into_iter().filter(|(_, length)| *length != ABORTED_BYTES);
+        let bundles = slots.filter_map(|(key, _)| key.name().parse().ok());
+        Ok(bundles.filter(|bundle| !record.trashed.contains(bundle) && !record.purging.contains(bundle)).collect())
+    }
+
+    /// Makes a repo, or a label: a directory names the newest bundle, a symlink the one that it leads to, a file of
+    /// `.datamon/labels` the one that is written into it.
+    pub(super) async fn make_name(&self, node: &NameNode, name: &FileName, what: Make) -> Result<Found, VfsError> {
         if self.settings.read_only {
             return Err(VfsError::ReadOnly);
         }
-        match node {
-            NameNode::Context => {
+        match (node, what) {
+            (NameNode::Context, Make::Directory) => {
                 let name = repo_name(name.as_bytes()).ok_or(VfsError::Invalid("not a repo's name"))?;
                 let entry = catalog::create(&self.store, &name).await?;
                 self.forget_catalog();
                 Ok(self.directory(NameNode::Repo(RepoKey { name, id: entry.id }), Ttl::Short))
             }
-            NameNode::Labels(repo) => {
+            (NameNode::Labels(repo), Make::Directory) => {
                 let label = label_name(name.as_bytes())?;
-                let set = refs::set_label(&self.store, repo.id, &label, None, true).await;
-                self.forget_refs(repo.id);
-                let bundle = set?;
-                self.view_root(ViewKey { repo: repo.clone(), label: Some(Some(label)), bundle }, Ttl::Short).await
+                let bundle = self.set_label(repo, &label, None, true).await?;
+                let key = ViewKey { repo: repo.clone(), through: Through::Label(label), bundle };
+                self.view_root(key, Ttl::Short).await
             }
-            NameNode::BusyStaging(_) => Err(self.busy()),
+            (NameNode::Labels(repo), Make::Symlink(target)) => {
+                let label = label_name(name.as_bytes())?;
+                let bundle = linked_bundle(&target).ok_or(VfsError::Invalid(
+                    "a label is a link to ../bundles/ID (or write ID or a label to .datamon/labels/NAME)",
+                ))?;
+                self.set_label(repo, &label, Some(bundle), true).await?;
+                Ok(self.label_link(repo, &label, format!("../bundles/{bundle}")))
+            }
+            (NameNode::Control(scope, Folder::Labels), Make::File) => self.make_label_file(scope, name.as_bytes()),
+            (NameNode::BusyStaging(_), _) => Err(self.busy()),
             _ => Err(VfsError::NotPermitted),
+        }
+    }
+
+    /// Sets or moves a label.
+    pub(super) async fn set_label(
+        &self,
+        repo: &RepoKey,
+        label: &LabelName,
+        to: Option<BundleId>,
+        only_new: bool,
+    ) -> Result<BundleId, VfsError> {
+        let set = refs::set_label(&self.store, repo.id, label, to, only_new).await;
+        self.forget_refs(repo.id);
+        Ok(set?)
+    }
+
+    pub(super) async fn remove_label(&self, repo: &RepoKey, label: &LabelName) -> Result<(), VfsError> {
+        let removed = refs::remove_label(&self.store, repo.id, label).await;
+        self.forget_refs(repo.id);
+        Ok(removed?)
+    }
+
+    /// Gives a label another, free name.
+    async fn rename_label(
+        &self,
+        repo: &RepoKey,
+        from: &FileName,
+        to: &FileName,
+        no_replace: bool,
+    ) -> Result<(), VfsError> {
+        let (from, to) = (label_name(from.as_bytes())?, label_name(to.as_bytes())?);
+        let renamed = refs::rename_label(&self.store, repo.id, &from, &to).await;
+        self.forget_refs(repo.id);
+        match renamed {
+            Err(RefsError::Exists(label)) if !no_replace => Err(VfsError::Taken(label)),
+            renamed => Ok(renamed?),
         }
     }
 
@@ -568,16 +678,76 @@ impl Vfs {
             }
             NameNode::Labels(repo) => {
                 let label = label_name(name.as_bytes())?;
-                let removed = refs::remove_label(&self.store, repo.id, &label).await;
-                self.forget_refs(repo.id);
-                Ok(removed?)
+                self.refuse_recursive(repo, &Through::Label(label.clone()), label.as_str())?;
+                self.remove_label(repo, &label).await
             }
-            NameNode::Bundles(_) => Err(VfsError::NotSupported("removing bundles is not in this version")),
+            NameNode::Bundles(repo) => {
+                let text = std::str::from_utf8(name.as_bytes()).map_err(|_| VfsError::NotFound)?;
+                let bundle: BundleId = text.parse().map_err(|_| VfsError::NotFound)?;
+                self.refuse_recursive(repo, &Through::Bundle, text)?;
+                self.remove_bundle(repo, bundle).await
+            }
             _ => Err(VfsError::NotPermitted),
         }
     }
 
-    pub(super) async fn rename_name(&self, node: &NameNode, from: &FileName, to: &FileName) -> Result<(), VfsError> {
+    /// Takes a bundle out of sight, until it is restored or purged.
+    async fn remove_bundle(&self, repo: &RepoKey, bundle: BundleId) -> Result<(), VfsError> {
+        // The store learns of a base only when the first byte is uploaded; what is staged here is known now.
+        let is_base = |committer: &Committer| {
+            let parent = committer.parent().map(|parent| parent.descriptor().bundle);
+            let base = committer.tree().base().snapshot.as_ref().map(|base| base.descriptor().bundle);
+            committer.tree().is_dirty() && (parent == Some(bundle) || base == Some(bundle))
+        };
+        if self.open_trees().iter().any(|(key, committer)| key.id == repo.id && is_base(committer)) {
+            let what = format!("{bundle}: what is staged here is based on it (commit or discard that first)");
+            return Err(VfsError::Busy(what));
+        }
+        let removed = refs::trash(&self.store, repo.id, bundle).await;
+        self.forget_refs(repo.id);
+        self.forget_label(repo, LATEST).await;
+        Ok(removed?)
+    }
+
+    /// Brings a removed bundle back.
+    pub(super) async fn restore_bundle(&self, repo: &RepoKey, bundle: BundleId) -> Result<(), VfsError> {
+        let restored = refs::restore(&self.store, repo.id, bundle).await;
+        self.forget_refs(repo.id);
+        self.forget_label(repo, LATEST).await;
+        Ok(restored?)
+    }
+
+    /// Makes the kernel look again where a label leads: not for a request that holds `labels/`, which would wait for itself.
+    pub(super) async fn forget_label(&self, repo: &RepoKey, name: &str) {
+        let labels = self.name_ino(&NameNode::Labels(repo.clone()));
+        let name = FileName::new(name.as_bytes().to_vec()).expect("a label is a file name");
+        self.forget_touched(vec![(labels, name)]).await;
+    }
+
+    /// Removes a file of the namespace.
+    pub(super) async fn unlink_name(&self, node: &NameNode, name: &FileName) -> Result<(), VfsError> {
+        if self.settings.read_only {
+            return Err(VfsError::ReadOnly);
+        }
+        match node {
+            NameNode::Control(Scope::Repo(repo) | Scope::Staging(repo), Folder::Labels) => {
+                let label = label_name(name.as_bytes())?;
+                self.remove_label(repo, &label).await?;
+                self.forget_label(repo, label.as_str()).await;
+                Ok(())
+            }
+            NameNode::Control(scope, Folder::Top) if name.as_bytes() == b"message" => self.clear_message(scope).await,
+            _ => Err(VfsError::NotPermitted),
+        }
+    }
+
+    pub(super) async fn rename_name(
+        &self,
+        node: &NameNode,
+        from: &FileName,
+        to: &FileName,
+        no_replace: bool,
+    ) -> Result<(), VfsError> {
         if self.settings.read_only {
             return Err(VfsError::ReadOnly);
         }
@@ -589,11 +759,9 @@ impl Vfs {
                 self.forget_catalog();
                 Ok(renamed?)
             }
-            NameNode::Labels(repo) => {
-                let (from, to) = (label_name(from.as_bytes())?, label_name(to.as_bytes())?);
-                let renamed = refs::rename_label(&self.store, repo.id, &from, &to).await;
-                self.forget_refs(repo.id);
-                Ok(renamed?)
+            NameNode::Labels(repo) => self.rename_label(repo, from, to, no_replace).await,
+            NameNode::Control(Scope::Repo(repo) | Scope::Staging(repo), Folder::Labels) => {
+                self.rename_label(repo, from, to, no_replace).await
             }
             _ => Err(VfsError::NotPermitted),
         }
@@ -604,7 +772,14 @@ fn repo_name(bytes: &[u8]) -> Option<RepoName> {
     std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 
-fn label_name(bytes: &[u8]) -> Result<LabelName, VfsError> {
+/// The bundle that a symlink in `labels/` leads to: `../bundles/ID`, however the way there is written.
+fn linked_bundle(target: &[u8]) -> Option<BundleId> {
+    let mut parts = std::str::from_utf8(target).ok()?.split('/').filter(|part| !part.is_empty()).rev();
+    let id = parts.next()?;
+    if parts.next() == Some("bundles") { id.parse().ok() } else { None }
+}
+
+pub(super) fn label_name(bytes: &[u8]) -> Result<LabelName, VfsError> {
     let text = std::str::from_utf8(bytes).map_err(|_| VfsError::Invalid("not a label's name"))?;
     if text == LATEST {
         return Err(VfsError::NotPermitted);
@@ -615,6 +790,18 @@ fn label_name(bytes: &[u8]) -> Result<LabelName, VfsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_to_a_bundle_names_it() {
+        let bundle = BundleId::from_parts(5, 6);
+        for way in ["../bundles/", "/mnt/dm/census/bundles/", "bundles/"] {
+            assert_eq!(linked_bundle(format!("{way}{bundle}").as_bytes()), Some(bundle), "{way}");
+        }
+        assert_eq!(linked_bundle(format!("../bundles/{bundle}/").as_bytes()), Some(bundle));
+        for other in [format!("../labels/{bundle}"), bundle.to_string(), "../bundles/x".into(), String::new()] {
+            assert_eq!(linked_bundle(other.as_bytes()), None, "{other}");
+        }
+    }
 
     #[test]
     fn a_source_is_a_path_in_the_namespace() {

@@ -1,7 +1,7 @@
 //! Nodes and their numbers.
 
 use crate::model::id::{BundleId, RepoId};
-use crate::model::name::{LabelName, RepoName};
+use crate::model::name::{LATEST, LabelName, RepoName};
 use crate::snapshot::RowId;
 
 /// A number of the mount, as the kernel knows it.
@@ -25,15 +25,105 @@ pub struct RepoKey {
     pub id: RepoId,
 }
 
+/// The name under which a snapshot was walked to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Through {
+    /// `bundles/<id>`.
+    Bundle,
+    /// `labels/latest`.
+    Latest,
+    /// `labels/<name>`.
+    Label(LabelName),
+    /// `at/<time>`.
+    Time(String),
+}
+
 /// A root under which a snapshot is seen; two views never share numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ViewKey {
     /// The repo.
     pub repo: RepoKey,
-    /// The label walked through; `None`: `bundles/`; `latest` is the empty label.
-    pub label: Option<Option<LabelName>>,
+    /// What was walked through.
+    pub through: Through,
     /// The bundle.
     pub bundle: BundleId,
+}
+
+impl ViewKey {
+    /// Whether `name` is the last word of the way to it.
+    pub fn is_named(&self, name: &str) -> bool {
+        match &self.through {
+            Through::Bundle => self.bundle.to_string() == name,
+            Through::Latest => name == LATEST,
+            Through::Label(label) => label.as_str() == name,
+            Through::Time(time) => time == name,
+        }
+    }
+}
+
+/// What a `.datamon` is about. Each place has a directory of its own: one directory below two would make `..` jump.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// The top of a context.
+    Context,
+    /// A repo.
+    Repo(RepoKey),
+    /// The root of a repo's staging tree.
+    Staging(RepoKey),
+}
+
+impl Scope {
+    /// The repo, where there is one.
+    pub fn repo(&self) -> Option<&RepoKey> {
+        match self {
+            Self::Context => None,
+            Self::Repo(repo) | Self::Staging(repo) => Some(repo),
+        }
+    }
+}
+
+/// A directory of a `.datamon`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Folder {
+    /// `.datamon` itself.
+    Top,
+    /// `labels/`: what each label names.
+    Labels,
+    /// `label/`: what is known of each.
+    AboutLabels,
+    /// `label/<name>/`.
+    Label(LabelName),
+    /// `bundle/`.
+    Bundles,
+    /// `bundle/<id>/`.
+    Bundle(BundleId),
+    /// `diff/`.
+    Diffs,
+}
+
+/// A text file of a `.datamon`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Text {
+    /// `status`.
+    Status,
+    /// `history`.
+    History,
+    /// `wal`.
+    Wal,
+    /// `ctl`.
+    Ctl,
+    /// `message`.
+    Message,
+    /// `labels/<name>`; `None`: `latest`.
+    Label(Option<LabelName>),
+    /// `label/<name>/history`.
+    LabelHistory(LabelName),
+    /// `bundle/<id>/info`.
+    BundleInfo(BundleId),
+    /// `bundle/<id>/files`.
+    BundleFiles(BundleId),
+    /// `diff/A..B`.
+    Diff(BundleId, BundleId),
 }
 
 /// A name of the namespace.
@@ -47,22 +137,22 @@ pub enum NameNode {
     Bundles(RepoKey),
     /// `labels/`.
     Labels(RepoKey),
+    /// `at/`.
+    Times(RepoKey),
     /// The root of a staging tree that cannot be opened here.
     BusyStaging(RepoKey),
-    /// `.datamon/`.
-    Control(Option<RepoKey>),
-    /// `.datamon/status`.
-    Status(Option<RepoKey>),
-    /// `.datamon/history`.
-    History(RepoKey),
-    /// `.datamon/ctl`.
-    Ctl(RepoKey),
+    /// What `ln -s` into `labels/` is answered with; the next walk finds the version itself there.
+    LabelLink(RepoKey, LabelName),
+    /// A directory of a `.datamon`.
+    Control(Scope, Folder),
+    /// A text file there.
+    Text(Scope, Text),
 }
 
 impl NameNode {
     /// Whether it is a text file.
     pub fn is_text(&self) -> bool {
-        matches!(self, Self::Status(_) | Self::History(_) | Self::Ctl(_))
+        matches!(self, Self::Text(..))
     }
 }
 

@@ -336,3 +336,103 @@ async fn a_page_of_the_wrong_level_is_refused_by_name() {
         assert!(refused.contains(&why), "{refused}");
     }
 }
+
+/// A bundle of 200 directories with 1,000 files each; `content` says which chunk each file holds.
+async fn wide(world: &World, n: u64, base: Option<&Snapshot>, content: impl Fn(u64, u64) -> u64) -> Arc<Snapshot> {
+    let mut writer = world.writer(n, base).await;
+    for directory in 0..200 {
+        let path = TreePath::parse(format!("d{directory:03}").as_bytes()).unwrap();
+        let body = Body::Directory { counts: TreeCounts::default(), opaque: false };
+        writer.directory(RowKey::of_path(&path), entry(body));
+        for number in 0..1_000 {
+            let chunk = extent(content(directory, number), 1);
+            let row = file(&format!("d{directory:03}/{number:04}.csv"), Content::Chunk(chunk), 10);
+            writer.file(row, 10).await.unwrap();
+        }
+    }
+    world.finish(writer, n, &[data(1)]).await
+}
+
+#[tokio::test]
+async fn what_changed_is_found_in_the_time_of_the_change() {
+    use crate::snapshot::diff;
+    let world = World::new();
+    let old = wide(&world, 1, None, |directory, number| directory * 1_000 + number).await;
+    let is_changed = |directory, number| directory == 77 && number % 10 == 3;
+    let new = wide(&world, 2, Some(&old), |directory, number| {
+        let moved = if is_changed(directory, number) { 1 << 40 } else { 0 };
+        directory * 1_000 + number + moved
+    });
+    let new = new.await;
+    let found = diff::changes(&old, &new).await.unwrap();
+    assert_eq!(found.changes.len(), 100);
+    assert!(found.changes.iter().all(|change| change.letter == b'M' && change.path.starts_with(b"d077/")));
+    let all = old.all_ranges(Table::Files).await.unwrap().len();
+    // One or two ranges of F on either side, and those of D, whose counts changed upwards.
+    assert!(found.ranges <= 6 && all > 30, "{} of 2 × {all} ranges", found.ranges);
+    println!("{} changes of 200,000 rows: {} ranges loaded of 2 × {all}", found.changes.len(), found.ranges);
+    assert_eq!(diff::changes(&new, &new).await.unwrap(), diff::Changes::default());
+}
+
+/// A bundle of these rows of F.
+async fn rows(world: &World, n: u64, directories: &[&str], rows: Vec<Row>) -> Arc<Snapshot> {
+    let mut writer = world.writer(n, None).await;
+    for path in directories {
+        let body = Body::Directory { counts: TreeCounts::default(), opaque: false };
+        writer.directory(RowKey::of_path(&TreePath::parse(path.as_bytes()).unwrap()), entry(body));
+    }
+    for row in rows {
+        writer.file(row, 10).await.unwrap();
+    }
+    world.finish(writer, n, &[data(1)]).await
+}
+
+#[tokio::test]
+async fn a_change_has_gits_letter_and_times_alone_are_none() {
+    use crate::model::id::LinkId;
+    use crate::snapshot::diff;
+    let world = World::new();
+    let chunk = |number| Content::Chunk(extent(number, 1));
+    let group = LinkId::from_parts(1, 1);
+    let linked = |number| Row { key: RowKey::link(group), ..file("x", chunk(number), 10) };
+    let name = |path: &str| Row { value: RowValue::Link(group), ..file(path, chunk(0), 10) };
+    let touched = |mut row: Row, mtime, permissions| {
+        if let RowValue::Entry(entry) = &mut row.value {
+            entry.attributes.mtime.secs = mtime;
+            entry.attributes.permissions = permissions;
+        }
+        row
+    };
+    let link = |path: &str| {
+        let body = Body::Symlink(Bytes::from_static(b"target"));
+        Row { value: RowValue::Entry(entry(body)), ..file(path, chunk(0), 10) }
+    };
+    let before = vec![
+        linked(1),
+        file("bytes", chunk(1), 10),
+        file("gone", chunk(2), 10),
+        file("kind", chunk(3), 10),
+        name("linked"),
+        file("mode", chunk(4), 10),
+        file("time", chunk(5), 10),
+        file("tree/inside", chunk(6), 10),
+    ];
+    let after = vec![
+        linked(9),
+        file("bytes", chunk(8), 10),
+        link("kind"),
+        name("linked"),
+        touched(file("mode", chunk(4), 10), 0, 0o600),
+        file("new", chunk(7), 10),
+        touched(file("time", chunk(5), 10), 7, 0o644),
+        file("tree", chunk(6), 10),
+    ];
+    let old = rows(&world, 1, &["empty", "tree"], before).await;
+    let new = rows(&world, 2, &[], after).await;
+    let found = diff::changes(&old, &new).await.unwrap().changes;
+    let text: Vec<_> =
+        found.iter().map(|c| format!("{} {}", char::from(c.letter), String::from_utf8_lossy(&c.path))).collect();
+    let expected =
+        ["M bytes", "D empty/", "D gone", "T kind", "M linked", "M mode", "A new", "T tree", "D tree/inside"];
+    assert_eq!(text, expected);
+}

@@ -1,0 +1,116 @@
+//! `discard` and `undiscard`: the staged changes of a tree are put aside, and brought back.
+//!
+//! Both close the tree, move what it consists of ([`crate::staging::aside`]) and open what is there then, as a mount does.
+//! Numbers of the old tree mean nothing in the new one, so the kernel has to know nothing of it, as when a tree follows
+//! `latest` ([`crate::vfs::follow`]): while somebody is in it, or a file of it is open, it is busy.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Vfs;
+use crate::staging::aside;
+use crate::staging::commit::Committer;
+use crate::staging::tree::{StagingError, Tree, TreeLock};
+use crate::vfs::error::VfsError;
+use crate::vfs::node::RepoKey;
+
+/// How often, and how many times, it is looked whether the last request has left a tree that is to be closed.
+const LEAVE_POLL: Duration = Duration::from_millis(10);
+const LEAVE_POLLS: usize = 300;
+
+/// Which way the changes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Put aside.
+    Discard,
+    /// Brought back.
+    Undiscard,
+}
+
+fn busy(why: &str) -> VfsError {
+    VfsError::Busy(format!("the staging tree is in use: {why}"))
+}
+
+impl Vfs {
+    /// Puts the staged changes of a repo aside, or brings back what was put aside last.
+    pub(super) async fn move_changes(&self, repo: &RepoKey, way: Way) -> Result<(), VfsError> {
+        if self.control.frozen.load(Ordering::Acquire) {
+            return Err(StagingError::Frozen.into());
+        }
+        let slot = self.tree_slot(repo).await?;
+        let open = self.open_tree_at(slot)?;
+        let tree = open.committer.tree();
+        match way {
+            Way::Discard if !tree.is_dirty() => return Ok(()),
+            Way::Undiscard if tree.is_dirty() => {
+                return Err(busy("it has changes (commit or discard them first)"));
+            }
+            Way::Undiscard if !aside::is_kept(tree.dir()) => return Err(VfsError::NotFound),
+            _ => {}
+        }
+        // Nobody opens it, and it follows nothing, meanwhile.
+        let _opening = self.opening.lock().await;
+        let running = open.following.running().try_lock_owned();
+        let _running = running.map_err(|_| busy("it is about to follow latest (try again)"))?;
+        let in_it =
+            || busy("somebody is in it, or has a file of it open (leave it and close them: fuser -vm shows them)");
+        let closed = self.quiet(slot, &open.known, &open.committer).await?.ok_or_else(in_it)?;
+        let committer = self.take_committer(slot);
+        drop(open);
+        let lock = match close(committer, way).await {
+            Ok(lock) => lock,
+            Err((committer, why)) => {
+                self.put_committer(slot, committer);
+                return Err(why.unwrap_or_else(in_it));
+            }
+        };
+        let moved = tokio::task::spawn_blocking(move || {
+            let moved = match way {
+                Way::Discard => aside::discard(lock.dir()),
+                Way::Undiscard => aside::restore(lock.dir()),
+            };
+            // After a failure in the middle there is a tree again, or nothing is opened.
+            aside::settle(lock.dir()).map(|()| (moved, lock))
+        });
+        let moved = moved.await.map_err(|_| VfsError::Failed("moving the changes".to_owned()))?;
+        let (moved, lock) = moved.map_err(StagingError::from)?;
+        let moved = moved.map_err(StagingError::from);
+        let committer = self.open_tree(repo, Some(lock)).await?;
+        self.put_committer(slot, Some(committer.clone()));
+        drop(closed);
+        self.forget_root_names(slot, &committer).await?;
+        Ok(moved?)
+    }
+}
+
+/// A tree that is given back, and why where that is more than that it is in use.
+type Kept = (Option<Arc<Committer>>, Option<VfsError>);
+
+/// Closes a tree when the last request has left it.
+async fn close(committer: Option<Arc<Committer>>, way: Way) -> Result<TreeLock, Kept> {
+    let Some(mut committer) = committer else { return Err((None, None)) };
+    for _ in 0..LEAVE_POLLS {
+        match Arc::try_unwrap(committer) {
+            Ok(alone) => {
+                // Now that nobody else can begin an upload or make a change.
+                let refused = match alone.abandon().await {
+                    Err(error) => Some(error.into()),
+                    Ok(()) if way == Way::Undiscard && alone.tree().is_dirty() => Some(busy("it has changes by now")),
+                    Ok(()) => None,
+                };
+                if refused.is_some() {
+                    return Err((Some(alone.again()), refused));
+                }
+                if Arc::strong_count(alone.tree()) == 1 {
+                    // Nobody could come between: the committer was the way to it.
+                    return Arc::try_unwrap(alone.into_tree()).map(Tree::close).map_err(|_| (None, None));
+                }
+                committer = Arc::new(alone);
+            }
+            Err(shared) => committer = shared,
+        }
+        tokio::time::sleep(LEAVE_POLL).await;
+    }
+    Err((Some(Arc::try_unwrap(committer).map_or_else(|shared| shared, Committer::again)), None))
+}

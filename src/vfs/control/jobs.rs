@@ -1,0 +1,176 @@
+//! Jobs: what programs start through the ioctls (`model::job`), and how far it is.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{Asked, Vfs};
+use crate::model::job::{Committed, Job, Progress, Verb};
+use crate::staging::commit::CommitReport;
+use crate::staging::tree::Caller;
+use crate::vfs::error::VfsError;
+use crate::vfs::node::{Ino, NameNode, Node, RepoKey};
+
+/// How long a freeze lasts when nobody waits on a job any more.
+const LEASE: Duration = Duration::from_secs(10);
+/// How often, and how many times, a freeze looks whether the last writer has closed its file.
+const RELEASE_POLL: Duration = Duration::from_millis(25);
+const RELEASE_POLLS: usize = 40;
+
+impl Vfs {
+    /// Whether the caller may ask for this: root and who mounted it for everything, others for commits of a tree that
+    /// they may write into.
+    pub async fn may_submit(&self, ino: Ino, verb: &Verb, caller: Caller, groups: impl FnOnce() -> Vec<u32>) -> bool {
+        let is_owner = caller.uid == 0 || caller.uid == self.settings().owner.0;
+        is_owner || (matches!(verb, Verb::Commit { all: false, .. }) && self.may_write(ino, caller, groups).await)
+    }
+
+    /// Starts what a program asks for, on the staging tree that `ino` lies in.
+    pub fn submit(self: &Arc<Self>, ino: Ino, verb: Verb) -> Result<Job, VfsError> {
+        let job = self.control.next_job.fetch_add(1, Ordering::Relaxed);
+        let (progress, watch) = tokio::sync::watch::channel(Progress::Running { line: "starting".to_owned() });
+        self.control.jobs.lock().expect("nothing panics while it holds the jobs").insert(job, watch);
+        let vfs = self.clone();
+        let slots: Vec<usize> = match (&verb, self.node(ino)?) {
+            (Verb::Commit { all: false, .. }, Node::Staged { slot, .. }) => vec![slot],
+            (Verb::Commit { all: false, .. }, Node::Name(NameNode::Repo(repo))) => {
+                self.tree_slots().iter().position(|key| key.id == repo.id).into_iter().collect()
+            }
+            (Verb::Commit { all: false, .. }, _) => return Err(VfsError::Invalid("not in a staging tree")),
+            _ => (0..self.tree_slots().len()).collect(),
+        };
+        tokio::spawn(async move {
+            let outcome = vfs.run(verb, slots).await;
+            let _ = progress.send(outcome);
+        });
+        Ok(Job { job })
+    }
+
+    async fn run(self: &Arc<Self>, verb: Verb, slots: Vec<usize>) -> Progress {
+        match verb {
+            Verb::Freeze => {
+                if !self.writers_have_left().await {
+                    return failed("busy", "a file is open for writing (close it: fuser -vm shows it)".into(), vec![]);
+                }
+                self.freeze(true);
+            }
+            Verb::Thaw => self.freeze(false),
+            Verb::Commit { message, labels, all } => return self.run_commit(message, &labels, all, slots).await,
+        }
+        Progress::Done { commits: Vec::new(), notes: Vec::new() }
+    }
+
+    /// Whether no handle may write any more; the kernel tells of a close a moment after it.
+    async fn writers_have_left(&self) -> bool {
+        for _ in 0..RELEASE_POLLS {
+            if self.control.writers.lock().expect("nothing panics while it holds the writers").is_empty() {
+                return true;
+            }
+            tokio::time::sleep(RELEASE_POLL).await;
+        }
+        false
+    }
+
+    async fn run_commit(&self, message: Option<String>, labels: &[String], all: bool, slots: Vec<usize>) -> Progress {
+        let mut asked = Asked { message, labels: Vec::new() };
+        for label in labels {
+            match label.parse() {
+                Ok(label) => asked.labels.push(label),
+                Err(why) => return failed("usage", format!("label {label}: {why}"), Vec::new()),
+            }
+        }
+        let mut commits = Vec::new();
+        let (mut failures, mut notes) = (Vec::new(), Vec::new());
+        for slot in slots {
+            let Ok((repo, committer)) = self.committer(slot) else { continue };
+            if all && !committer.tree().is_dirty() {
+                continue;
+            }
+            if all && !self.settings().umount_commits {
+                let files = committer.tree().staged().files;
+                notes.push(format!(
+                    "{}: not committed (commit=manual): {files} changed files stay staged here",
+                    repo.name
+                ));
+                continue;
+            }
+            // A change behind a freeze is ours: nobody else can make one.
+            match self.commit_slot(slot, asked.clone()).await {
+                Ok(report) => commits.push(self.committed(&repo, &report, &asked)),
+                Err(error) => failures.push(format!("{}: {error}", repo.name)),
+            }
+        }
+        if failures.is_empty() {
+            Progress::Done { commits, notes }
+        } else {
+            failed("commit", failures.join("; "), commits)
+        }
+    }
+
+    fn committed(&self, repo: &RepoKey, report: &CommitReport, asked: &Asked) -> Committed {
+        let labels = self.settings().labels.iter().chain(&asked.labels);
+        Committed {
+            bundle: report.bundle.to_string(),
+            repo: repo.name.to_string(),
+            context: self.settings().context.clone(),
+            base: report.base.map(|base| base.to_string()),
+            diverged: report.diverged,
+            changed: report.changed,
+            files: report.files,
+            bytes: report.bytes,
+            new_bytes: report.new_bytes,
+            labels: labels.map(ToString::to_string).collect(),
+        }
+    }
+
+    /// How far a job is; waits up to 250 ms for its end. Renews a freeze.
+    pub async fn wait(&self, job: Job) -> Result<Progress, VfsError> {
+        if self.control.frozen.load(Ordering::Acquire) {
+            *self.control.lease.lock().expect("nothing panics while it holds the lease") =
+                Some(self.store().clock.now());
+        }
+        let found = self.control.jobs.lock().expect("nothing panics while it holds the jobs").get(&job.job).cloned();
+        let mut watch = found.ok_or(VfsError::Invalid("no such job"))?;
+        let done = |progress: &Progress| !matches!(progress, Progress::Running { .. });
+        let waited = tokio::time::timeout(Duration::from_millis(250), watch.wait_for(done)).await;
+        match waited.map(|ended| ended.map(|progress| progress.clone())) {
+            Ok(Ok(progress)) => Ok(progress),
+            Ok(Err(_)) => Ok(failed("failed", "the job ended without a word".to_owned(), Vec::new())),
+            Err(_) => Ok(watch.borrow().clone()),
+        }
+    }
+
+    fn freeze(self: &Arc<Self>, frozen: bool) {
+        self.control.frozen.store(frozen, Ordering::Release);
+        for (_, committer) in self.open_trees() {
+            committer.tree().freeze(frozen);
+        }
+        if !frozen {
+            return;
+        }
+        *self.control.lease.lock().expect("nothing panics while it holds the lease") = Some(self.store().clock.now());
+        // A helper that died cannot thaw: its lease does.
+        let vfs = self.clone();
+        tokio::spawn(async move {
+            while vfs.control.frozen.load(Ordering::Acquire) {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let renewed = *vfs.control.lease.lock().expect("nothing panics while it holds the lease");
+                let age = renewed.map_or(u64::MAX, |at| vfs.store().clock.now().millis().saturating_sub(at.millis()));
+                if u128::from(age) > LEASE.as_millis() {
+                    vfs.freeze_ended();
+                }
+            }
+        });
+    }
+
+    fn freeze_ended(&self) {
+        self.control.frozen.store(false, Ordering::Release);
+        for (_, committer) in self.open_trees() {
+            committer.tree().freeze(false);
+        }
+    }
+}
+
+fn failed(kind: &str, message: String, commits: Vec<Committed>) -> Progress {
+    Progress::Failed { kind: kind.to_owned(), message, commits }
+}

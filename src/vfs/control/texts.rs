@@ -1,0 +1,461 @@
+//! The files of a `.datamon`: what is there, what each says, and what writing into one does.
+//!
+//! A text is of the moment at which it is asked for, and its size is right already at the LOOKUP: programs that copy as
+//! many bytes as a stat promised get all of it. An open file keeps the text that it was opened with. Only
+//! `bundle/<id>/files` has no size, as the files of /proc: it is made as it is read ([`super::files`]).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+use super::Vfs;
+use super::files::BundleFiles;
+use crate::format::refs::Summary;
+use crate::model::entry::{Attributes, FileKind};
+use crate::model::id::BundleId;
+use crate::model::name::{LATEST, LabelName};
+use crate::snapshot::Snapshot;
+use crate::snapshot::diff::{self, Change};
+use crate::staging::message::Message;
+use crate::staging::tree::NodeAttr;
+use crate::store::{intents, refs};
+use crate::vfs::error::VfsError;
+use crate::vfs::namespace::label_name;
+use crate::vfs::node::{Folder, NameNode, RepoKey, Scope, Text, Through, ViewKey};
+use crate::vfs::{Found, Opened, Shared, Ttl};
+
+/// Longest text of a diff, in bytes.
+const DIFF_BYTES_MAX: usize = 64 << 20;
+/// Texts of diffs that are kept: what two bundles differ in never changes.
+const DIFFS_KEPT: usize = 4;
+
+/// Texts of diffs, the last made at the end.
+pub(super) type Diffs = Shared<Vec<((BundleId, BundleId), Bytes)>>;
+
+/// What lies at the top of a `.datamon`; of a context there is nothing to command.
+fn top(scope: &Scope) -> &'static [(&'static str, Item)] {
+    use Item::{Directory, File};
+    const CONTEXT: &[(&str, Item)] = &[("status", File(Text::Status)), ("wal", File(Text::Wal))];
+    const REPO: &[(&str, Item)] = &[
+        ("bundle", Directory(Folder::Bundles)),
+        ("ctl", File(Text::Ctl)),
+        ("diff", Directory(Folder::Diffs)),
+        ("history", File(Text::History)),
+        ("label", Directory(Folder::AboutLabels)),
+        ("labels", Directory(Folder::Labels)),
+        ("message", File(Text::Message)),
+        ("status", File(Text::Status)),
+        ("wal", File(Text::Wal)),
+    ];
+    if scope.repo().is_some() { REPO } else { CONTEXT }
+}
+
+enum Item {
+    Directory(Folder),
+    File(Text),
+}
+
+impl Vfs {
+    pub(in crate::vfs) fn control_directory(&self, scope: Scope) -> Found {
+        self.directory(NameNode::Control(scope, Folder::Top), Ttl::None)
+    }
+
+    // ---- what is there -------------------------------------------------------------------------------------------------
+
+    pub(in crate::vfs) async fn lookup_control(
+        &self,
+        scope: &Scope,
+        folder: &Folder,
+        name: &[u8],
+    ) -> Result<Found, VfsError> {
+        let name = std::str::from_utf8(name).map_err(|_| VfsError::NotFound)?;
+        let item = match (folder, scope.repo()) {
+            (Folder::Top, _) => {
+                let mut items = top(scope).iter();
+                match items.find(|(known, _)| *known == name).ok_or(VfsError::NotFound)? {
+                    (_, Item::Directory(folder)) => Item::Directory(folder.clone()),
+                    (_, Item::File(text)) => Item::File(text.clone()),
+                }
+            }
+            (_, Some(repo)) => self.lookup_below(repo, folder, name).await?.ok_or(VfsError::NotFound)?,
+            (_, None) => return Err(VfsError::NotFound),
+        };
+        match item {
+            Item::Directory(folder) => Ok(self.directory(NameNode::Control(scope.clone(), folder), Ttl::None)),
+            Item::File(text) => self.text_attr(scope, &text).await,
+        }
+    }
+
+    async fn lookup_below(&self, repo: &RepoKey, folder: &Folder, name: &str) -> Result<Option<Item>, VfsError> {
+        Ok(match folder {
+            Folder::Labels if name == LATEST => self.refs(repo.id).await?.latest.map(|_| Item::File(Text::Label(None))),
+            Folder::Labels => {
+                let Ok(label) = name.parse::<LabelName>() else { return Ok(None) };
+                let is_there = self.refs(repo.id).await?.labels.contains_key(&label);
+                is_there.then_some(Item::File(Text::Label(Some(label))))
+            }
+            Folder::AboutLabels => {
+                let Ok(label) = name.parse::<LabelName>() else { return Ok(None) };
+                // What is removed has a history, too.
+                let is_known = self.refs(repo.id).await?.labels.contains_key(&label)
+                    || !self.label_moves(repo, &label).await?.is_empty();
+                is_known.then_some(Item::Directory(Folder::Label(label)))
+            }
+            Folder::Label(label) => (name == "history").then(|| Item::File(Text::LabelHistory(label.clone()))),
+            Folder::Bundles => {
+                let Ok(bundle) = name.parse() else { return Ok(None) };
+                self.bundle(repo, bundle).await?;
+                Some(Item::Directory(Folder::Bundle(bundle)))
+            }
+            Folder::Bundle(bundle) => match name {
+                "info" => Some(Item::File(Text::BundleInfo(*bundle))),
+                "files" => Some(Item::File(Text::BundleFiles(*bundle))),
+                _ => None,
+            },
+            Folder::Diffs => {
+                let record = self.refs(repo.id).await?;
+                // A label may hold dots: the first cut that leaves two names wins.
+                let cuts = name.match_indices("..").map(|(at, dots)| (&name[..at], &name[at + dots.len()..]));
+                let mut pairs = cuts.map(|(a, b)| (refs::resolve(&record, a), refs::resolve(&record, b)));
+                let found = pairs.find_map(|(a, b)| Some((a?, b?)));
+                found.map(|(a, b)| Item::File(Text::Diff(a, b)))
+            }
+            Folder::Top => None,
+        })
+    }
+
+    /// The names in a directory; of diffs there is no end, they are looked up only.
+    pub(in crate::vfs) async fn control_names(&self, scope: &Scope, folder: &Folder) -> Result<Vec<String>, VfsError> {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Ok(match (folder, scope.repo()) {
+            (Folder::Top, _) => top(scope).iter().map(|(name, _)| (*name).to_owned()).collect(),
+            (Folder::Labels, Some(repo)) => {
+                let record = self.refs(repo.id).await?;
+                let latest = record.latest.map(|_| LATEST.to_owned());
+                latest.into_iter().chain(record.labels.keys().map(ToString::to_string)).collect()
+            }
+            (Folder::AboutLabels, Some(repo)) => {
+                self.refs(repo.id).await?.labels.keys().map(ToString::to_string).collect()
+            }
+            (Folder::Label(_), _) => owned(&["history"]),
+            (Folder::Bundles, Some(repo)) => self.bundles(repo).await?.iter().map(ToString::to_string).collect(),
+            (Folder::Bundle(_), _) => owned(&["files", "info"]),
+            (Folder::Diffs, _) | (_, None) => Vec::new(),
+        })
+    }
+
+    /// A bundle, removed or not.
+    async fn bundle(&self, repo: &RepoKey, bundle: BundleId) -> Result<Arc<Snapshot>, VfsError> {
+        self.view(self.view_slot(ViewKey { repo: repo.clone(), through: Through::Bundle, bundle })).await
+    }
+
+    // ---- attributes, open, write -----------------------------------------------------------------------------------------
+
+    pub(in crate::vfs) async fn text_attr(&self, scope: &Scope, text: &Text) -> Result<Found, VfsError> {
+        let permissions = match text {
+            Text::Ctl => 0o200,
+            Text::Message | Text::Label(Some(_)) => 0o644,
+            _ => 0o444,
+        };
+        let size = match text {
+            Text::Ctl | Text::BundleFiles(_) => 0,
+            _ => self.render(scope, text).await?.len() as u64,
+        };
+        Ok(self.text_found(scope, text, size, permissions))
+    }
+
+    fn text_found(&self, scope: &Scope, text: &Text, size: u64, permissions: u16) -> Found {
+        let now = self.store().clock.now();
+        let (uid, gid) = self.settings().owner;
+        let attributes = Attributes { permissions, uid, gid, mtime: now };
+        let ino = self.name_ino(&NameNode::Text(scope.clone(), text.clone()));
+        let attr = NodeAttr {
+            ino,
+            kind: FileKind::Regular,
+            attributes,
+            atime: now,
+            ctime: now,
+            size,
+            nlink: 1,
+            rdev: 0,
+            blocks: 0,
+        };
+        Found { attr, ttl: Ttl::None }
+    }
+
+    /// Everything succeeds and nothing has an effect, but for the length of `message`: shells cut what they write to.
+    pub(in crate::vfs) async fn set_text_attr(
+        &self,
+        scope: &Scope,
+        text: &Text,
+        size: Option<u64>,
+    ) -> Result<Found, VfsError> {
+        if let (Text::Message, Some(size)) = (text, size) {
+            self.writable()?;
+            self.message(scope)?.cut(size)?;
+        }
+        self.text_attr(scope, text).await
+    }
+
+    pub(in crate::vfs) async fn open_text(
+        &self,
+        scope: &Scope,
+        text: &Text,
+        for_writing: bool,
+    ) -> Result<Opened, VfsError> {
+        match text {
+            Text::Ctl => return Ok(Opened::Control),
+            Text::Message | Text::Label(Some(_)) if for_writing => self.writable()?,
+            _ if for_writing => return Err(VfsError::NotPermitted),
+            Text::BundleFiles(bundle) => {
+                let repo = scope.repo().ok_or(VfsError::NotFound)?;
+                let files = BundleFiles::of(self.bundle(repo, *bundle).await?);
+                return Ok(Opened::Rows(Arc::new(tokio::sync::Mutex::new(files))));
+            }
+            _ => {}
+        }
+        Ok(Opened::Text(self.render(scope, text).await?))
+    }
+
+    /// A file in `.datamon/labels` for a label that there may not be: there is one when something is written into it.
+    pub(in crate::vfs) fn make_label_file(&self, scope: &Scope, name: &[u8]) -> Result<Found, VfsError> {
+        let label = label_name(name)?;
+        Ok(self.text_found(scope, &Text::Label(Some(label)), 0, 0o644))
+    }
+
+    /// One write is one command, one value of a label, or some bytes of the message: at `offset`, or its end.
+    pub(in crate::vfs) async fn write_text(
+        &self,
+        scope: &Scope,
+        text: &Text,
+        offset: Option<u64>,
+        data: &[u8],
+    ) -> Result<(), VfsError> {
+        match (text, scope.repo()) {
+            (Text::Ctl, Some(repo)) => self.command(repo, data).await,
+            (Text::Message, _) => {
+                self.writable()?;
+                Ok(self.message(scope)?.write(offset, data)?)
+            }
+            (Text::Label(Some(label)), Some(repo)) => {
+                self.writable()?;
+                self.write_label(repo, label, data).await
+            }
+            _ => Err(VfsError::NotPermitted),
+        }
+    }
+
+    /// Sets or moves a label to the bundle or label that is written.
+    pub(super) async fn write_label(&self, repo: &RepoKey, label: &LabelName, value: &[u8]) -> Result<(), VfsError> {
+        let bundle = self.named_bundle(repo, value).await?;
+        self.set_label(repo, label, Some(bundle), false).await?;
+        self.forget_label(repo, label.as_str()).await;
+        Ok(())
+    }
+
+    /// The bundle that a text means: an id or a label.
+    pub(super) async fn named_bundle(&self, repo: &RepoKey, text: &[u8]) -> Result<BundleId, VfsError> {
+        let name = std::str::from_utf8(text).map(str::trim).unwrap_or_default();
+        let is_name = name == LATEST || name.parse::<LabelName>().is_ok() || name.parse::<BundleId>().is_ok();
+        if !is_name {
+            return Err(VfsError::Invalid("a bundle's id or a label is expected"));
+        }
+        // What another host did is to count here at once.
+        self.forget_refs(repo.id);
+        refs::resolve(&self.refs(repo.id).await?, name).ok_or(VfsError::NotFound)
+    }
+
+    /// The message beside the staging tree of a repo.
+    pub(super) fn message(&self, scope: &Scope) -> Result<Message, VfsError> {
+        let repo = scope.repo().ok_or(VfsError::NotFound)?;
+        Ok(Message::beside(&self.tree_dir(repo)))
+    }
+
+    pub(in crate::vfs) async fn clear_message(&self, scope: &Scope) -> Result<(), VfsError> {
+        Ok(self.message(scope)?.cut(0)?)
+    }
+
+    // ---- what each says ------------------------------------------------------------------------------------------------
+
+    async fn render(&self, scope: &Scope, text: &Text) -> Result<Bytes, VfsError> {
+        let repo = scope.repo().ok_or(VfsError::NotFound);
+        Ok(match text {
+            Text::Status => self.status(scope.repo()).into(),
+            Text::Wal => self.wal(scope.repo()).await?.into(),
+            Text::History => self.history(repo?).await?.into(),
+            Text::Message => self.message(scope)?.read()?.into(),
+            Text::Label(label) => {
+                let record = self.refs(repo?.id).await?;
+                let bundle = label.as_ref().map_or(record.latest, |label| record.labels.get(label).copied());
+                // A file that was made for a label that is not there yet, or not any more.
+                bundle.map_or(String::new(), |bundle| format!("{bundle}\n")).into()
+            }
+            Text::LabelHistory(label) => self.label_history(repo?, label).await?.into(),
+            Text::BundleInfo(bundle) => self.bundle_info(repo?, *bundle).await?.into(),
+            Text::Diff(a, b) => self.diff(repo?, *a, *b).await?,
+            Text::Ctl | Text::BundleFiles(_) => Bytes::new(),
+        })
+    }
+
+    fn status(&self, repo: Option<&RepoKey>) -> String {
+        let settings = self.settings();
+        let mut lines = vec![format!("context: {}", settings.context)];
+        lines.extend(repo.map(|repo| format!("repo: {}", repo.name)));
+        lines.push(format!("source: {}", settings.source));
+        lines.push(format!("version: {}", env!("CARGO_PKG_VERSION")));
+        lines.push(format!("pid: {}", std::process::id()));
+        lines.push(format!("mounted: {}", self.mounted()));
+        for (key, committer) in self.open_trees() {
+            if repo.is_none_or(|repo| repo.id == key.id) {
+                let state = if committer.tree().is_dirty() { "dirty" } else { "clean" };
+                let parent =
+                    committer.parent().map_or("none".to_owned(), |parent| parent.descriptor().bundle.to_string());
+                if repo.is_none() {
+                    lines.push(format!("repo: {}", key.name));
+                }
+                let staged = committer.tree().staged();
+                lines.push(format!("staging: {state}"));
+                lines.push(format!("dirty_files: {}", staged.files));
+                lines.push(format!("dirty_bytes: {}", staged.bytes));
+                lines.push(format!("uploaded_bytes: {}", staged.uploaded));
+                lines.push(format!("pending_bytes: {}", staged.bytes.saturating_sub(staged.uploaded)));
+                lines.push(format!("base: {parent}"));
+                lines.extend(recovered(&committer).map(|found| format!("recovered: {found}")));
+            }
+        }
+        let text = |of: &Shared<Option<String>>| of.lock().expect("nothing panics while it holds a text").clone();
+        lines.extend(text(&self.control.last_commit).map(|text| format!("last_commit: {text}")));
+        lines.extend(text(&self.control.last_error).map(|text| format!("last_error: {text}")));
+        let requests = &self.store().requests;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        lines.push(format!(
+            "requests: {} read, {} write, {} list, {} again",
+            count(&requests.reads),
+            count(&requests.writes),
+            count(&requests.lists),
+            count(&requests.retries)
+        ));
+        lines.join("\n") + "\n"
+    }
+
+    /// All bundles, oldest first.
+    async fn history(&self, repo: &RepoKey) -> Result<String, VfsError> {
+        self.with_history(repo, |bundles| {
+            let mut text = String::new();
+            for line in bundles {
+                let Summary { bundle, time, who, files, bytes, .. } = line;
+                let (labels, message) = (names(&line.labels), one_line(&line.message));
+                text += &format!("{bundle}\t{time}\t{who}\t{files}\t{bytes}\t{labels}\t{message}\n");
+            }
+            text
+        })
+        .await
+    }
+
+    /// Who is writing: intent, user, host, since when, state, repo.
+    async fn wal(&self, repo: Option<&RepoKey>) -> Result<String, VfsError> {
+        let catalog = self.catalog().await?;
+        let names: BTreeMap<_, _> = catalog.repos.iter().map(|(name, entry)| (entry.id, name.as_str())).collect();
+        let mut text = String::new();
+        for intent in intents::all_open(self.store(), repo.map(|repo| repo.id)).await? {
+            let (user, host) = intent.who.rsplit_once('@').unwrap_or((&intent.who, "-"));
+            let repo = names.get(&intent.repo).copied().unwrap_or("-");
+            text += &format!("{}\t{user}\t{host}\t{}\topen\t{repo}\n", intent.id, intent.time);
+        }
+        Ok(text)
+    }
+
+    /// Where a label led: when, who, which bundle.
+    async fn label_history(&self, repo: &RepoKey, label: &LabelName) -> Result<String, VfsError> {
+        let mut text = String::new();
+        for step in self.label_moves(repo, label).await? {
+            let bundle = step.bundle.map_or("removed".to_owned(), |bundle| bundle.to_string());
+            text += &format!("{}\t{}\t{bundle}\n", step.time, step.who.as_deref().unwrap_or("-"));
+        }
+        Ok(text)
+    }
+
+    async fn bundle_info(&self, repo: &RepoKey, bundle: BundleId) -> Result<String, VfsError> {
+        let snapshot = self.bundle(repo, bundle).await?;
+        let record = self.refs(repo.id).await?;
+        let descriptor = snapshot.descriptor();
+        let state = match () {
+            () if record.purging.contains(&bundle) => "purging",
+            () if record.trashed.contains(&bundle) => "removed",
+            () => "live",
+        };
+        let parents: Vec<_> = descriptor.parents.iter().map(|(parent, _)| parent.to_string()).collect();
+        let now: Vec<_> = record.labels.iter().filter(|(_, named)| **named == bundle).map(|(name, _)| name).collect();
+        let lines = [
+            ("bundle", bundle.to_string()),
+            ("repo", repo.name.to_string()),
+            ("state", state.to_owned()),
+            ("time", descriptor.time.to_string()),
+            ("who", descriptor.who.clone()),
+            ("tool", descriptor.tool.clone()),
+            ("parents", parents.join(" ")),
+            ("files", descriptor.counts.files.to_string()),
+            ("directories", descriptor.counts.directories.to_string()),
+            ("bytes", descriptor.counts.bytes.to_string()),
+            ("chunk_bytes", descriptor.chunk_size.bytes().to_string()),
+            ("descriptor", snapshot.hash().to_string()),
+            ("labels_at_commit", names(&descriptor.labels)),
+            ("labels", names(now)),
+        ];
+        let mut text: String = lines.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
+        // Lines of the message are told from keys by their first character.
+        text += "message:\n";
+        descriptor.message.lines().for_each(|line| text += &format!("  {line}\n"));
+        Ok(text)
+    }
+
+    /// What changed from one bundle to another, as `git diff --name-status` says it.
+    async fn diff(&self, repo: &RepoKey, a: BundleId, b: BundleId) -> Result<Bytes, VfsError> {
+        let kept = || self.control.diffs.lock().expect("nothing panics while it holds the diffs");
+        let known = kept().iter().find(|(key, _)| *key == (a, b)).map(|(_, text)| text.clone());
+        if let Some(text) = known {
+            return Ok(text);
+        }
+        let (old, new) = (self.bundle(repo, a).await?, self.bundle(repo, b).await?);
+        let mut text = Vec::new();
+        for Change { letter, path } in diff::changes(&old, &new).await?.changes {
+            text.push(letter);
+            text.push(b'\t');
+            text.extend_from_slice(&diff::quoted(&path));
+            text.push(b'\n');
+            if text.len() > DIFF_BYTES_MAX {
+                return Err(VfsError::TooLarge("a diff of more than 64 MiB (compare the trees: diff -rq)"));
+            }
+        }
+        let text = Bytes::from(text);
+        let mut kept = kept();
+        if kept.len() >= DIFFS_KEPT {
+            kept.remove(0);
+        }
+        kept.push(((a, b), text.clone()));
+        Ok(text)
+    }
+}
+
+fn names<'a>(labels: impl IntoIterator<Item = &'a LabelName>) -> String {
+    labels.into_iter().map(LabelName::as_str).collect::<Vec<_>>().join(",")
+}
+
+fn one_line(message: &str) -> String {
+    message.replace(['\t', '\n'], " ")
+}
+
+/// What the tree's opening found of an earlier life of the process, if it found anything.
+fn recovered(committer: &crate::staging::commit::Committer) -> Option<String> {
+    let found = committer.tree().recovered()?;
+    let mut parts = vec![format!("{} files with staged bytes", found.files)];
+    parts.extend(committer.finished().map(|bundle| format!("commit {bundle} was finished")));
+    let lost = [
+        (found.unsynced, "are as before their last changes, which were never synced"),
+        (found.gone, "lack bytes that were synced (EIO): put them back, or remove these files"),
+    ];
+    parts.extend(lost.into_iter().filter(|(files, _)| *files > 0).map(|(files, what)| format!("{files} {what}")));
+    Some(parts.join("; "))
+}
