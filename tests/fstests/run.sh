@@ -108,6 +108,7 @@ run_stress() { # NAME DIR: stressors that this machine lacks end it with 3; what
     timeout -s KILL $((1200 * scale)) stress-ng --class filesystem --sequential 1 --timeout $((3 * scale))s --temp-path "$2" \
         --verify --skip-silent --metrics-brief --no-rand-seed >"$here/log" 2>&1 || status=$?
     found=$(grep -E 'fail: |failed: [1-9]' "$here/log" || true)
+    grep -q 'run completed' "$here/log" || found="did not come to its end: $found"
     if { [ "$status" -ne 0 ] && [ "$status" -ne 3 ]; } || [ -n "$found" ]; then
         printf '%s\n' "$found" >>"$here/log"
         failed "$1"
@@ -115,7 +116,7 @@ run_stress() { # NAME DIR: stressors that this machine lacks end it with 3; what
     fi
     # What was stressed is still a tree that can be walked, read and removed.
     run "$1: the tree after" sh -c 'find "$1" -type f -exec cat {} + >/dev/null && rm -rf "$1"/* && [ -z "$(ls -A "$1")" ]' sh "$2" || return 0
-    outcome "$1" "$(grep -E 'passed: ' "$here/log" | tail -n 1 | sed 's/.*passed/passed/')"
+    outcome "$1"
 }
 run_fio() { D=$2 run "$1" fio "$suite_files/fio-verify.job" && outcome "$1" "$(grep -c 'err= 0' "$here/log") jobs without an error" || true; }
 run_dbench() { run "$1" dbench -D "$2" -t $((10 * scale)) 4 && outcome "$1" "$(grep Throughput "$here/log")" || true; }

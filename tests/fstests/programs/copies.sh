@@ -11,10 +11,11 @@ again=$(rsync -aHAXn --checksum --delete --itemize-changes "$tree/" "$dir/rsync/
 cp -a "$tree/." "$dir/cp/"
 again=$(rsync -aHAXn --checksum --delete --itemize-changes "$dir/rsync/" "$dir/cp/")
 [ -z "$again" ] || { printf 'copies: cp -a differs:\n%s\n' "$again" >&2; exit 1; }
-tar -C "$tree" --sparse -cf "$dir/archive.tar" .
+# The format that keeps nanoseconds.
+tar -C "$tree" --format=posix --sparse -cf "$dir/archive.tar" .
 tar -C "$dir/rsync" --compare -f "$dir/archive.tar"
 tar -C "$dir/tar" -xpf "$dir/archive.tar"
-tar -C "$dir/rsync" --sparse -cf - . | tar -C "$dir/tar" --compare -f -
+tar -C "$dir/rsync" --format=posix --sparse -cf - . | tar -C "$dir/tar" --compare -f -
 again=$(rsync -aHAXn --checksum --delete --itemize-changes "$tree/" "$dir/tar/")
 [ -z "$again" ] || { printf 'copies: tar differs:\n%s\n' "$again" >&2; exit 1; }
 rm -rf "$dir/cp" "$dir/tar"
