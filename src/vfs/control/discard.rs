@@ -93,17 +93,15 @@ async fn close(committer: Option<Arc<Committer>>, way: Way) -> Result<TreeLock, 
     for _ in 0..LEAVE_POLLS {
         match Arc::try_unwrap(committer) {
             Ok(alone) => {
-                // Now that nobody else can begin an upload or make a change.
-                let refused = match alone.abandon().await {
-                    Err(error) => Some(error.into()),
-                    Ok(()) if way == Way::Undiscard && alone.tree().is_dirty() => Some(busy("it has changes by now")),
-                    Ok(()) => None,
-                };
-                if refused.is_some() {
-                    return Err((Some(alone.again()), refused));
+                // Now that nobody else can begin an upload.
+                if let Err(error) = alone.abandon().await {
+                    return Err((Some(alone.again()), Some(error.into())));
                 }
                 if Arc::strong_count(alone.tree()) == 1 {
-                    // Nobody could come between: the committer was the way to it.
+                    // Nobody can make a change any more, and nobody comes between: the committer was the way to it.
+                    if way == Way::Undiscard && alone.tree().is_dirty() {
+                        return Err((Some(alone.again()), Some(busy("it has changes by now"))));
+                    }
                     return Arc::try_unwrap(alone.into_tree()).map(Tree::close).map_err(|_| (None, None));
                 }
                 committer = Arc::new(alone);
