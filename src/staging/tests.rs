@@ -696,3 +696,26 @@ async fn a_state_directory_of_which_a_part_is_gone_is_refused_and_left_alone() {
     let again = world.host("here").await;
     assert!(again.read(large, 0..u64::MAX).await == noise(1, 100_000));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_synced_small_file_stays_safe_although_others_are_written_behind_it() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    for file in ["cut", "changed"] {
+        here.put(ROOT, file, &noise(1, 3_000)).await;
+    }
+    here.tree.sync().unwrap();
+    // The same segment of the log has bytes now that are not on the disk.
+    here.put(ROOT, "other", &noise(2, 3_000)).await;
+    let ino = |file: &'static str| async { here.tree.lookup(ROOT, &name(file)).await.unwrap().ino };
+    let (cut, changed) = (ino("cut").await, ino("changed").await);
+    here.tree.setattr(cut, SetAttr { size: Some(1_500), ..SetAttr::default() }).await.unwrap();
+    here.tree.write(changed, 10, &noise(3, 2_900), false, false).await.unwrap();
+    for file in [cut, changed] {
+        let InodeBody::File(data) = here.tree.inode(file).await.unwrap().body else { panic!("a file") };
+        assert!(
+            !here.tree.files().is_unsynced(data.local.unwrap()),
+            "a copy of safe bytes is safe before its record is"
+        );
+    }
+}
