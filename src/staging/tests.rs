@@ -462,8 +462,8 @@ impl OnDisk {
         Self(copy)
     }
 
-    /// The power is cut: of the database only this is left, of the files everything that was done to them.
-    fn is_all_that_is_left(self, dir: &Path) {
+    /// Cuts the power: of the database only this is left, of the files everything that was done to them.
+    fn cuts_power(self, dir: &Path) {
         std::fs::remove_dir_all(dir.join("db")).unwrap();
         std::fs::create_dir(dir.join("db")).unwrap();
         for entry in std::fs::read_dir(self.0.path()).unwrap() {
@@ -503,7 +503,7 @@ async fn bytes_are_not_removed_before_the_record_that_lets_them_go_is_safe() {
         here.tree.release(open).await.unwrap();
     }
     drop(here);
-    on_disk.is_all_that_is_left(&world.dir("here"));
+    on_disk.cuts_power(&world.dir("here"));
     let again = world.host("here").await;
     for (n, bytes) in [&small, &large].into_iter().enumerate() {
         for what in ["unlinked", "replaced", "emptied", "rewritten", "committed", "open"] {
@@ -540,7 +540,7 @@ async fn a_power_cut_after_a_commit_finds_the_staged_bytes_or_the_record_of_the_
     drop(sealed);
     here.tree.mark_stored(&stored[1..]).await.unwrap();
     drop(here);
-    on_disk.is_all_that_is_left(&world.dir("here"));
+    on_disk.cuts_power(&world.dir("here"));
     let again = world.host("here").await;
     for (file, bytes) in [("small", &small), ("large", &large)] {
         let ino = again.tree.lookup(ROOT, &name(file)).await.unwrap().ino;
@@ -579,7 +579,7 @@ async fn what_is_committed_after_a_power_cut_is_what_is_shown_before_it() {
     // These bytes reach the disk, their record does not.
     here.tree.write(ino, MIB as u64 + 7, b"newer", false, false).await.unwrap();
     drop(here);
-    on_disk.is_all_that_is_left(&world.dir("here"));
+    on_disk.cuts_power(&world.dir("here"));
     let again = world.host("here").await;
     let shown = again.read(ino, 0..u64::MAX).await;
     assert!(shown[..MIB] == old[..MIB] && shown[2 * MIB..] == old[2 * MIB..]);

@@ -126,7 +126,11 @@ fn staging(error: &StagingError) -> i32 {
         StagingError::Stale => ESTALE,
         StagingError::Busy(_) => EBUSY,
         StagingError::Frozen => EROFS,
-        StagingError::State(_) | StagingError::Gone { .. } | StagingError::Io(_) | StagingError::Database(_) | StagingError::Record(_) => EIO,
+        StagingError::State(_)
+        | StagingError::Gone { .. }
+        | StagingError::Io(_)
+        | StagingError::Database(_)
+        | StagingError::Record(_) => EIO,
         StagingError::Base(error) => snapshot(error),
     }
 }
