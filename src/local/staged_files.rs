@@ -109,6 +109,10 @@ struct Log {
 struct Use {
     written: u64,
     used: u64,
+    /// How many of the written bytes are on the disk.
+    synced: u64,
+    /// How many are, or will be when the sync that has begun is over: who may have answered for them by then.
+    begun: u64,
 }
 
 impl StagedFiles {
@@ -132,7 +136,9 @@ impl StagedFiles {
             let entry = entry?;
             let id = entry.file_name().to_str().and_then(|name| u64::from_str_radix(name, 16).ok());
             if let Some(id) = id {
-                log.segments.insert(id, Use { written: entry.metadata()?.len(), used: 0 });
+                // A tree that is found again is synced before anything is written.
+                let written = entry.metadata()?.len();
+                log.segments.insert(id, Use { written, used: 0, synced: written, begun: written });
             }
         }
         Ok(Self {
@@ -382,9 +388,27 @@ impl StagedFiles {
 
     /// Whether the bytes at `place` may not be on the disk yet.
     pub fn is_unsynced(&self, place: Place) -> bool {
+        if let Place::Log { segment, offset, len } = place {
+            // A segment goes on being written behind bytes that are safe long since.
+            let end = u64::from(offset) + u64::from(len);
+            return self.log().segments.get(&segment).is_none_or(|found| end > found.synced);
+        }
         let unsynced = self.unsynced();
         let holder = place.holder();
         unsynced.waiting.contains(&holder) || unsynced.syncing.contains(&holder)
+    }
+
+    /// Whether the bytes at a place of the log are on the disk, or somebody who waits for a sync may soon rely on it.
+    pub fn is_safe_in_log(&self, place: Place) -> bool {
+        let Place::Log { segment, offset, len } = place else { return false };
+        let end = u64::from(offset) + u64::from(len);
+        self.log().segments.get(&segment).is_some_and(|found| end <= found.begun)
+    }
+
+    /// Says that a sync of everything written so far is about to begin. Nobody may change a file meanwhile: a change is
+    /// either among what is synced, or knows of it.
+    pub fn begin_sync(&self) {
+        self.log().segments.values_mut().for_each(|found| found.begun = found.written);
     }
 
     /// Puts what was written at `place` on the disk. Nobody may change the files meanwhile. Blocks.
@@ -414,7 +438,21 @@ impl StagedFiles {
             unsynced.syncing = take(&mut unsynced.waiting);
             unsynced.syncing.clone()
         };
+        let end = |holder: &Holder| match holder {
+            Holder::Segment(id) => self.log().segments.get(id).map(|found| (*id, found.written)),
+            _ => None,
+        };
+        let ends: Vec<(u64, u64)> = holders.iter().filter_map(end).collect();
         let synced = holders.iter().try_for_each(|holder| self.sync_one(*holder).map_err(|why| (*holder, why)));
+        if synced.is_ok() {
+            let mut log = self.log();
+            for (id, end) in ends {
+                if let Some(found) = log.segments.get_mut(&id) {
+                    found.synced = found.synced.max(end);
+                    found.begun = found.begun.max(end);
+                }
+            }
+        }
         let mut unsynced = self.unsynced();
         unsynced.syncing.clear();
         synced.map_err(|(holder, why)| {

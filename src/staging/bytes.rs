@@ -414,7 +414,7 @@ impl Tree {
 
     /// Whether the file lies in the log, and is safe there from a power cut.
     fn is_safe_in_log(&self, file: &FileData) -> bool {
-        file.local.is_some_and(|place| matches!(place, Place::Log { .. }) && !self.files().is_unsynced(place))
+        file.local.is_some_and(|place| self.files().is_safe_in_log(place))
     }
 
     /// Whether the file, after this write, is better kept in the log.
@@ -822,9 +822,12 @@ impl Tree {
 
     /// Makes all files, and the names that lead to them, safe from a power cut. Blocks: call it off the FUSE thread.
     pub fn sync(&self) -> Result<(), StagingError> {
-        if self.files().is_doubtful() {
+        {
             let _changing = self.lock_changes_blocking();
-            self.files().write_again()?;
+            if self.files().is_doubtful() {
+                self.files().write_again()?;
+            }
+            self.files().begin_sync();
         }
         let made = self.files().made();
         self.files().sync()?;

@@ -512,8 +512,8 @@ impl OnDisk {
         Self(copy)
     }
 
-    /// The power is cut: of the database only this is left, of the files everything that was done to them.
-    fn is_all_that_is_left(self, dir: &Path) {
+    /// Cuts the power: of the database only this is left, of the files everything that was done to them.
+    fn cuts_power(self, dir: &Path) {
         std::fs::remove_dir_all(dir.join("db")).unwrap();
         std::fs::create_dir(dir.join("db")).unwrap();
         for entry in std::fs::read_dir(self.0.path()).unwrap() {
@@ -553,7 +553,7 @@ async fn bytes_are_not_removed_before_the_record_that_lets_them_go_is_safe() {
         here.tree.release(open).await.unwrap();
     }
     drop(here);
-    on_disk.is_all_that_is_left(&world.dir("here"));
+    on_disk.cuts_power(&world.dir("here"));
     let again = world.host("here").await;
     for (n, bytes) in [&small, &large].into_iter().enumerate() {
         for what in ["unlinked", "replaced", "emptied", "rewritten", "committed", "open"] {
@@ -590,7 +590,7 @@ async fn a_power_cut_after_a_commit_finds_the_staged_bytes_or_the_record_of_the_
     drop(sealed);
     here.tree.mark_stored(&stored[1..]).await.unwrap();
     drop(here);
-    on_disk.is_all_that_is_left(&world.dir("here"));
+    on_disk.cuts_power(&world.dir("here"));
     let again = world.host("here").await;
     for (file, bytes) in [("small", &small), ("large", &large)] {
         let ino = again.tree.lookup(ROOT, &name(file)).await.unwrap().ino;
@@ -629,7 +629,7 @@ async fn what_is_committed_after_a_power_cut_is_what_is_shown_before_it() {
     // These bytes reach the disk, their record does not.
     here.tree.write(ino, MIB as u64 + 7, b"newer", false, false).await.unwrap();
     drop(here);
-    on_disk.is_all_that_is_left(&world.dir("here"));
+    on_disk.cuts_power(&world.dir("here"));
     let again = world.host("here").await;
     let shown = again.read(ino, 0..u64::MAX).await;
     assert!(shown[..MIB] == old[..MIB] && shown[2 * MIB..] == old[2 * MIB..]);
@@ -745,4 +745,27 @@ async fn a_state_directory_of_which_a_part_is_gone_is_refused_and_left_alone() {
     }
     let again = world.host("here").await;
     assert!(again.read(large, 0..u64::MAX).await == noise(1, 100_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_synced_small_file_stays_safe_although_others_are_written_behind_it() {
+    let world = World::new().await;
+    let here = world.host("here").await;
+    for file in ["cut", "changed"] {
+        here.put(ROOT, file, &noise(1, 3_000)).await;
+    }
+    here.tree.sync().unwrap();
+    // The same segment of the log has bytes now that are not on the disk.
+    here.put(ROOT, "other", &noise(2, 3_000)).await;
+    let ino = |file: &'static str| async { here.tree.lookup(ROOT, &name(file)).await.unwrap().ino };
+    let (cut, changed) = (ino("cut").await, ino("changed").await);
+    here.tree.setattr(cut, SetAttr { size: Some(1_500), ..SetAttr::default() }).await.unwrap();
+    here.tree.write(changed, 10, &noise(3, 2_900), false, false).await.unwrap();
+    for file in [cut, changed] {
+        let InodeBody::File(data) = here.tree.inode(file).await.unwrap().body else { panic!("a file") };
+        assert!(
+            !here.tree.files().is_unsynced(data.local.unwrap()),
+            "a copy of safe bytes is safe before its record is"
+        );
+    }
 }

