@@ -52,7 +52,7 @@ pub fn run(args: &UmountArgs) -> Result<(), Failure> {
     };
     let is_last = mounts.iter().filter(|other| other.device == mounted.device).count() == 1;
     if args.lazy || args.force || !is_last {
-        return detach(&mounted.dir, args.lazy);
+        return detach(&mounted.dir, How { lazy: args.lazy, force: args.force });
     }
     let root = sys::identity().0 == 0;
     if root && sys::is_in_use(&mounted.dir) {
@@ -63,7 +63,7 @@ pub fn run(args: &UmountArgs) -> Result<(), Failure> {
         Err(failure) if failure.kind == "dead" || failure.kind == "not_datamon" => Ok(()),
         outcome => outcome,
     };
-    let unmounted = committed.and_then(|()| detach(&mounted.dir, false));
+    let unmounted = committed.and_then(|()| detach(&mounted.dir, How::default()));
     if unmounted.is_err() {
         let _ = control::carry_out(&mounted.dir, &Verb::Thaw, |_| {});
     }
@@ -88,13 +88,26 @@ fn busy(dir: &Path, what: &str) -> Failure {
     )
 }
 
+/// How a mount goes.
+#[derive(Debug, Clone, Copy, Default)]
+struct How {
+    /// Out of sight at once, in truth when nobody uses it any more.
+    lazy: bool,
+    /// Whatever its daemon does (umount2(2), MNT_FORCE).
+    force: bool,
+}
+
 /// Unmounts by the system's own programs, which keep /run/mount/utab and /etc/mtab right.
-fn detach(dir: &Path, lazy: bool) -> Result<(), Failure> {
+fn detach(dir: &Path, how: How) -> Result<(), Failure> {
     let root = sys::identity().0 == 0;
     let mut command = if root { Command::new("umount") } else { Command::new("fusermount3") };
     command.arg(if root { "-i" } else { "-u" });
-    if lazy {
+    if how.lazy {
         command.arg(if root { "-l" } else { "-z" });
+    }
+    if how.force && root {
+        // Ends the connection: who waits in the mount is let go, also where the daemon never answers.
+        command.arg("-f");
     }
     match command.arg("--").arg(dir).output() {
         Ok(output) if output.status.success() => Ok(()),

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::cli::host::Host;
 use crate::cli::output::Failure;
@@ -12,6 +13,8 @@ use crate::local::sys;
 
 /// FUSE's number in statfs(2).
 const FUSE_MAGIC: i64 = 0x6573_5546;
+/// How long a mount that is there already may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Where umount(8) looks for the helper of a mount.
 const UTAB: &str = "/run/mount/utab";
 
@@ -24,12 +27,16 @@ pub fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
 pub fn mount_point(dir: &Path) -> Result<PathBuf, Failure> {
     let dir = absolute(dir)?;
     let refused = |why: String| Failure::new("failed", format!("{}: {why}", dir.display()));
-    // statfs(2) asks the daemon: stat(2) may answer from the kernel's memory for a moment after it died.
-    let is_dead = |why: io::Error| matches!(why.kind(), io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted);
-    if sys::file_system(&dir).is_err_and(is_dead) {
-        let ours = umount::mounts()?.iter().any(|mounted| mounted.dir == dir && mounted.kind == "fuse.datamon");
-        if ours {
-            detach(&dir);
+    let is_ours = umount::mounts()?.iter().any(|mounted| mounted.dir == dir && mounted.kind == "fuse.datamon");
+    if is_ours {
+        match is_alive(&dir) {
+            Some(true) => {}
+            Some(false) => detach(&dir),
+            None => {
+                let what =
+                    "the datamon mount there does not answer: its daemon is stopped, or ended without letting go";
+                return Err(refused(format!("{what} (umount -f {} ends it; nothing staged is lost)", dir.display())));
+            }
         }
     }
     let real = fs::canonicalize(&dir).map_err(|why| refused(why.to_string()))?;
@@ -37,6 +44,20 @@ pub fn mount_point(dir: &Path) -> Result<PathBuf, Failure> {
         return Err(refused("not a directory".to_owned()));
     }
     Ok(real)
+}
+
+/// Whether the daemon of the mount at `dir` lives; `None` if there is no answer in time.
+fn is_alive(dir: &Path) -> Option<bool> {
+    let (answer, answered) = std::sync::mpsc::channel();
+    let dir = dir.to_owned();
+    // On a thread that can be left behind: the call may never come back.
+    std::thread::spawn(move || {
+        // statfs(2) asks the daemon: stat(2) may answer from the kernel's memory for a moment after it died.
+        let is_dead =
+            |why: io::Error| matches!(why.kind(), io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted);
+        let _ = answer.send(!sys::file_system(&dir).is_err_and(is_dead));
+    });
+    answered.recv_timeout(ANSWER_LIMIT).ok()
 }
 
 /// Refuses a mount that would hide its own files, and a state directory that is itself on FUSE.
