@@ -20,6 +20,8 @@ use std::time::Instant;
 const DATAMON: &str = env!("CARGO_BIN_EXE_datamon");
 /// Set in the child that runs inside a mount namespace of its own.
 const INSIDE: &str = "DATAMON_BENCH_INSIDE";
+/// A piece of work in a directory.
+type Work<'a> = &'a dyn Fn(&Path) -> Result<(), String>;
 /// Seconds that one piece of work took on the local disk and through the mount.
 type Pair = (f64, f64);
 
@@ -166,8 +168,7 @@ impl Bench {
         let bundle = self.dir.join("other").join(&repo).join("labels/latest");
         let large = |at: &Path| read_file(&at.join("large"));
         let small = |at: &Path| read_tree(&at.join("small"));
-        let works: [(&str, &dyn Fn(&Path) -> Result<(), String>); 2] =
-            [("the large file", &large), ("all small files", &small)];
+        let works: [(&str, Work<'_>); 2] = [("the large file", &large), ("all small files", &small)];
         for (what, work) in works {
             for time in ["first", "second"] {
                 if time == "first" {
