@@ -217,6 +217,8 @@ macro_rules! name_or {
 }
 
 impl Filesystem for Dispatch {
+    // Not FUSE_ATOMIC_O_TRUNC: an open for reading that cuts would reach us before the kernel has looked whether the file is
+    // a program that runs (ETXTBSY), and cut it.
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         for wanted in [
             InitFlags::FUSE_PARALLEL_DIROPS,
@@ -225,7 +227,6 @@ impl Filesystem for Dispatch {
             InitFlags::FUSE_ASYNC_READ,
             InitFlags::FUSE_MAX_PAGES,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
         ] {
             // An older kernel that lacks one does without.
             let _ = config.add_capabilities(wanted);

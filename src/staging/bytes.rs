@@ -93,14 +93,18 @@ impl Tree {
 
     /// Counts an open of the inode, which lives until [`Tree::release`] even without a name.
     pub async fn open_file(&self, ino: u64) -> Result<(), StagingError> {
-        // Counted before it is looked at: who takes the last name meanwhile leaves the bytes to the last release.
+        // Counted and looked at between two changes: who takes the last name has either seen the count, and leaves the
+        // bytes to the last release, or is done, and then the record is gone.
+        let changing = self.lock_changes().await;
         let is_first = {
             let mut open = self.open_files();
             let entry = open.entry(ino).or_insert(Open { count: 0, data: None });
             entry.count += 1;
             entry.count == 1
         };
-        let refused = match self.inode(ino).await {
+        let found = self.inode(ino).await;
+        drop(changing);
+        let refused = match found {
             // It was open for nobody, so its bytes are gone, or were about to go.
             Ok(inode) if inode.nlink == 0 && is_first => StagingError::LookAgain,
             Ok(_) => return Ok(()),

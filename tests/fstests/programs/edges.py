@@ -162,13 +162,20 @@ def what_was_removed_is_there_for_who_holds_it():
 def a_name_that_is_replaced_is_never_missing():
     write("name", b"0" * 100)
     end = time.monotonic() + 3
-    seen = []
+    seen, stale = [], []
 
     def look():
         count = 0
         while time.monotonic() < end:
-            with open("name", "rb") as file:
-                data = file.read()
+            try:
+                with open("name", "rb") as file:
+                    data = file.read()
+            except OSError as error:
+                # Known (docs/semantics.md): replaced twice between the kernel's two looks at the name and its open.
+                if error.errno != errno.ESTALE or error.filename != "name":
+                    raise
+                stale.append(count)
+                continue
             assert len(data) == 100 and len(set(data)) == 1, data
             count += 1
         seen.append(count)
@@ -184,6 +191,7 @@ def a_name_that_is_replaced_is_never_missing():
     for reader in readers:
         reader.join()
     assert len(seen) == 3, "a reader failed"
+    assert len(stale) * 100 <= sum(seen), f"{len(stale)} stale of {sum(seen)}"
 
 
 def holes_are_found_and_take_no_blocks():
