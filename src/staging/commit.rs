@@ -44,6 +44,8 @@ use crate::snapshot::tree::{RangeCache, Snapshot, SnapshotError};
 use crate::snapshot::writer::{TreeWriter, WriteError};
 use crate::store::{Put, Store, StoreError, intents, refs};
 
+/// How long a commit waits for what the background has under way.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Chunks read and hashed at once.
 const HASHERS: usize = 4;
 /// How long a discard waits for the background to leave off.
@@ -136,6 +138,8 @@ pub struct Committer {
     pub(super) journal: Arc<Journal>,
     faults: Arc<Faults>,
     pub(super) lane: Arc<tokio::sync::Mutex<Lane>>,
+    /// Tells the background that a commit wants the lane and will not wait for a store that does not answer.
+    pub(super) wanted: tokio::sync::Notify,
     pub(super) queue: Arc<Queue>,
     pub(super) uploads_in_background: AtomicBool,
     /// What the tree follows, and what that is.
@@ -162,6 +166,7 @@ impl Committer {
             parent: Mutex::new(base),
             finished: OnceLock::new(),
             lane: Arc::default(),
+            wanted: tokio::sync::Notify::new(),
             queue: Arc::default(),
             uploads_in_background: AtomicBool::new(false),
             tree,
@@ -257,7 +262,13 @@ impl Committer {
     ///
     /// Safe to drop: the next commit goes on with the same intent.
     pub async fn commit(self: &Arc<Self>, request: CommitRequest) -> Result<CommitReport, CommitError> {
-        let mut lane = self.lane.clone().lock_owned().await;
+        let mut lane = match tokio::time::timeout(PATIENCE, self.lane.clone().lock_owned()).await {
+            Ok(lane) => lane,
+            Err(_) => {
+                self.wanted.notify_waiters();
+                self.lane.clone().lock_owned().await
+            }
+        };
         if request.message.len() > MESSAGE_BYTES_MAX {
             return Err(CommitError::MessageTooLong);
         }
@@ -323,6 +334,9 @@ impl Committer {
     ) -> Result<Option<CommitReport>, CommitError> {
         let base = parent.map(|parent| parent.descriptor().bundle);
         self.faults.hit(FaultPoint::AfterRegister);
+        // A store that does not answer is found out by a short request: a pack under way may take minutes before it is
+        // given up.
+        intents::head(&self.store).await?;
         // What the background has under way is attached first, so that the instant knows of it.
         active.flush().await?;
         self.forget_sealed()?;

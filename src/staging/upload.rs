@@ -319,9 +319,19 @@ impl Committer {
             if version != inode.version {
                 return Ok(());
             }
-            let stored = match self.activate(&mut lane).await {
-                Ok(active) => active.store(&self.journal, Token::Live { ino, version, index }, raw, small).await,
-                Err(error) => Err(error),
+            let storing = async {
+                let active = self.activate(&mut lane).await?;
+                active.store(&self.journal, Token::Live { ino, version, index }, raw, small).await
+            };
+            let stored = tokio::select! {
+                stored = storing => Some(stored),
+                () = self.wanted.notified() => None,
+            };
+            let Some(stored) = stored else {
+                // A commit has waited long enough: what is under way is given up, and what reached the store is found again.
+                lane.active = None;
+                self.queue.push(None, ino);
+                return Ok(());
             };
             match stored {
                 Ok(Some(extent)) => tree.attach(&[Attached { ino, version, index, extent }]).await?,
