@@ -7,7 +7,7 @@ CRASH_ROUNDS ?= 300
 CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help deps build quickstart test crash fstests acceptance bench install uninstall clean
+.PHONY: help deps build quickstart test crash fstests acceptance bench scale install uninstall clean
 
 help:
 	@echo "make quickstart   build, and see the main job on a local store"
@@ -16,6 +16,7 @@ help:
 	@echo "make crash        power cuts, kills and failing disks under load, for an hour or so (root)"
 	@echo "make acceptance   large real trees through the main job, over a directory and S3; prints a table (root)"
 	@echo "make bench        measure the main job beside the local disk (release build)"
+	@echo "make scale        what grows with the number of files, up to a million (release build)"
 	@echo "make install      install datamon and its mount helpers (PREFIX=$(PREFIX), SBINDIR=$(SBINDIR))"
 	@echo "make uninstall    remove what install installed"
 	@echo "make clean        remove what was built"
@@ -55,6 +56,9 @@ acceptance: build
 
 bench: deps
 	$(CARGO) bench --bench main_job
+
+scale: deps
+	$(CARGO) bench --bench scale
 
 install: deps
 	DATAMON_BINARY="$(PREFIX)/bin/datamon" $(CARGO) build --release --workspace

@@ -1,94 +1,61 @@
 //! `make bench`: the main job beside the same work on the local disk, in one run.
 //!
-//! Every round does each piece of work first on the local disk and then through a mount over a `file://` store
-//! in the same directory, so that a noisy machine disturbs both. What is printed is a Markdown table of
+//! Every round does each piece of work on the local disk and through a mount over a `file://` store in the same directory,
+//! in turns one or the other first, so that a noisy machine disturbs both. Before work of gigabytes the disk is given a rest:
+//! many cloud disks take a few GiB at once and then a fifth as fast, and who comes second would pay for the first. What is printed is a Markdown table of
 //! medians and the ratio local ÷ datamon (1.0 = as fast as the local disk), then the requests that each commit and
 //! each read made of the store, and the daemons' peak memory.
 //!
 //! It is a measurement, not a test: it fails only when the work itself fails.
 //!
-//! Environment: `BENCH_DIR` (scratch directory, default `target/bench`), `BENCH_ROUNDS` (default 5),
-//! `BENCH_MIB` (size of the large file, default 2048), `BENCH_FILES` (small files, default 20000).
+//! Environment: `BENCH_DIR` (scratch directory, default `target/bench`), `BENCH_ROUNDS` (default 5), `BENCH_REST` (seconds of
+//! rest, default 8), `BENCH_MIB` (size of the large file, default 2048), `BENCH_FILES` (small files, default 20000).
+
+mod stage;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
-use std::time::Instant;
+use std::process::ExitCode;
+use std::time::Duration;
 
-const DATAMON: &str = env!("CARGO_BIN_EXE_datamon");
-/// Set in the child that runs inside a mount namespace of its own.
-const INSIDE: &str = "DATAMON_BENCH_INSIDE";
+use stage::{Stage, drop_caches, quiet, seconds, setting};
+
 /// A piece of work in a directory.
 type Work<'a> = &'a dyn Fn(&Path) -> Result<(), String>;
 /// Seconds that one piece of work took on the local disk and through the mount.
 type Pair = (f64, f64);
 
 fn main() -> ExitCode {
-    if std::env::var_os(INSIDE).is_none() {
-        return run_in_own_mount_namespace();
-    }
-    let settings = Settings::from_environment();
-    match Bench::new(&settings).and_then(|bench| bench.run(&settings)) {
-        Ok(table) => {
-            println!("{table}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("bench: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run_in_own_mount_namespace() -> ExitCode {
-    let this = std::env::current_exe().expect("Linux names the running program");
-    let status = Command::new("unshare").args(["-m", "--propagation", "private"]).arg(this).env(INSIDE, "1").status();
-    match status {
-        Ok(status) if status.success() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("bench: unshare: {error} (install util-linux)");
-            ExitCode::FAILURE
-        }
-    }
+    stage::in_own_mount_namespace(|| {
+        let settings = Settings::from_environment();
+        Bench::new(&settings)?.run(&settings)
+    })
 }
 
 struct Settings {
     scratch: PathBuf,
     rounds: usize,
+    rest: Duration,
     large_bytes: u64,
     files: usize,
 }
 
 impl Settings {
     fn from_environment() -> Self {
-        let number =
-            |name: &str, default: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
-        let scratch = std::env::var_os("BENCH_DIR").map_or_else(|| PathBuf::from("target/bench"), PathBuf::from);
         Self {
-            scratch: std::path::absolute(&scratch).expect("a working directory"),
-            rounds: number("BENCH_ROUNDS", 5) as usize,
-            large_bytes: number("BENCH_MIB", 2048) << 20,
-            files: number("BENCH_FILES", 20_000) as usize,
+            scratch: stage::scratch(),
+            rounds: setting("BENCH_ROUNDS", 5) as usize,
+            rest: Duration::from_secs(setting("BENCH_REST", 8)),
+            large_bytes: setting("BENCH_MIB", 2048) << 20,
+            files: setting("BENCH_FILES", 20_000) as usize,
         }
     }
 }
 
-/// One scratch directory with a store, a context, and mounts that are undone when it goes.
 struct Bench {
-    dir: PathBuf,
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        for mount in ["mnt", "other"] {
-            let _ =
-                Command::new("umount").arg("-i").arg(self.dir.join(mount)).stderr(std::process::Stdio::null()).status();
-        }
-        let _ = fs::remove_dir_all(&self.dir);
-    }
+    stage: Stage,
 }
 
 /// What was measured: a name and one pair a round.
@@ -99,15 +66,9 @@ struct Row {
 
 impl Bench {
     fn new(settings: &Settings) -> Result<Self, String> {
-        let _ = fs::remove_dir_all(&settings.scratch);
-        let bench = Self { dir: settings.scratch.clone() };
-        for sub in ["local", "mnt", "other", "store"] {
-            fs::create_dir_all(bench.dir.join(sub)).map_err(|e| format!("{sub}: {e}"))?;
-        }
-        let store = format!("file://{}", bench.dir.join("store").display());
-        bench.datamon("here", &["context", "create", "bench", "--store", &store])?;
-        bench.mount("here", "mnt")?;
-        Ok(bench)
+        let stage = Stage::new(settings.scratch.clone(), &["mnt", "other"])?;
+        stage.mount("here", "mnt")?;
+        Ok(Self { stage })
     }
 
     fn run(&self, settings: &Settings) -> Result<String, String> {
@@ -140,79 +101,58 @@ impl Bench {
     /// One round: every piece of work once, on fresh bytes, so that nothing deduplicates onto an earlier round.
     fn round(&self, round: usize, settings: &Settings, seen: &mut Seen) -> Result<(Vec<Pair>, f64), String> {
         let repo = format!("round{round}");
-        let source = self.dir.join("source");
-        let local = self.dir.join("local").join(&repo);
-        let staging = self.dir.join("mnt").join(&repo).join("staging");
-        fs::create_dir(self.dir.join("mnt").join(&repo)).map_err(|e| format!("mkdir {repo}: {e}"))?;
+        let dir = &self.stage.dir;
+        let source = dir.join("source");
+        let local = dir.join("local").join(&repo);
+        let staging = dir.join("mnt").join(&repo).join("staging");
+        fs::create_dir(dir.join("mnt").join(&repo)).map_err(|e| format!("mkdir {repo}: {e}"))?;
         fs::create_dir_all(&local).map_err(|e| e.to_string())?;
         small_files(&source, settings.files, round as u64)?;
 
-        let mut pairs = vec![both(&local, &staging, |to| copy_tree(&source, &to.join("small")))?];
-        pairs.push(both(&local, &staging, |to| create_many(&to.join("created"), settings.files))?);
-        pairs.push(both(&local, &staging, |to| quiet("find", &[&to.display().to_string()]))?);
-        pairs.push(both(&local, &staging, |to| quiet("find", &[&to.display().to_string(), "-size", "+1000k"]))?);
+        let both = |work: Work<'_>| {
+            let in_turns = Turns { mounted_first: round % 2 == 1, rest: Duration::ZERO };
+            in_turns.take(|| work(&local), || seconds(|| work(&staging)))
+        };
+        let rested = Turns { mounted_first: round % 2 == 1, rest: settings.rest };
+        let mut pairs = vec![both(&|to| copy_tree(&source, &to.join("small")))?];
+        pairs.push(both(&|to| create_many(&to.join("created"), settings.files))?);
+        pairs.push(both(&|to| quiet("find", &[&to.display().to_string()]))?);
+        pairs.push(both(&|to| quiet("find", &[&to.display().to_string(), "-size", "+1000k"]))?);
         seen.requests.clear();
         let small_commit = self.counted("mnt", "copy-in and commit of the small files", seen, || {
             quiet("sync", &[&staging.display().to_string()])
         })?;
-        pairs.push(both(&local, &staging, |to| write_large(&to.join("large"), settings.large_bytes, round as u64))?);
-        let copied = seconds(|| copy_and_fsync(&local.join("large"), &local.join("large.copy")))?;
-        let large_commit = self.counted("mnt", "commit of the large file (what was left of it)", seen, || {
-            quiet("sync", &[&staging.display().to_string()])
-        })?;
-        pairs.push((copied, large_commit));
+        let write = |to: &Path| write_large(&to.join("large"), settings.large_bytes, round as u64);
+        pairs.push(rested.take(|| write(&local), || seconds(|| write(&staging)))?);
+        let copy = || copy_and_fsync(&local.join("large"), &local.join("large.copy"));
+        let name = "commit of the large file (what was left of it)";
+        let commit = || quiet("sync", &[&staging.display().to_string()]);
+        pairs.push(rested.take(copy, || self.counted("mnt", name, seen, commit))?);
         fs::remove_file(local.join("large.copy")).map_err(|e| e.to_string())?;
 
         // A second host: its own state directory, nothing in its memory.
-        self.mount(&repo, "other")?;
-        let bundle = self.dir.join("other").join(&repo).join("labels/latest");
+        self.stage.mount(&repo, "other")?;
+        let bundle = dir.join("other").join(&repo).join("labels/latest");
         let large = |at: &Path| read_file(&at.join("large"));
         let small = |at: &Path| read_tree(&at.join("small"));
         let works: [(&str, Work<'_>); 2] = [("the large file", &large), ("all small files", &small)];
         for (what, work) in works {
             for time in ["first", "second"] {
+                let turns = if time == "first" { &rested } else { &Turns { rest: Duration::ZERO, ..rested } };
                 if time == "first" {
                     drop_caches()?;
                 }
                 let name = format!("{time} read of {what}");
-                let on_disk = seconds(|| work(&local))?;
-                pairs.push((on_disk, self.counted("other", &name, seen, || work(&bundle))?));
+                pairs.push(turns.take(|| work(&local), || self.counted("other", &name, seen, || work(&bundle)))?);
             }
         }
         for mount in ["mnt", "other"] {
-            seen.peak_kib = seen.peak_kib.max(self.daemon_peak_kib(mount));
+            seen.peak_kib = seen.peak_kib.max(self.stage.memory_kib(mount).0);
         }
-        self.unmount("other")?;
+        self.stage.unmount("other")?;
         fs::remove_dir_all(&local).map_err(|e| e.to_string())?;
         fs::remove_dir_all(&source).map_err(|e| e.to_string())?;
         Ok((pairs, small_commit))
-    }
-
-    fn mount(&self, host: &str, at: &str) -> Result<(), String> {
-        let dir = self.dir.join(at).display().to_string();
-        self.datamon(host, &["mount", "bench", &dir])
-    }
-
-    fn unmount(&self, at: &str) -> Result<(), String> {
-        quiet("umount", &["-i", &self.dir.join(at).display().to_string()])
-    }
-
-    /// Runs datamon as on a host of this name: hosts share the contexts, not the state.
-    fn datamon(&self, host: &str, args: &[&str]) -> Result<(), String> {
-        let status = Command::new(DATAMON)
-            .args(args)
-            .env("DATAMON_CONFIG_DIR", self.dir.join("config"))
-            .env("DATAMON_STATE_DIR", self.dir.join("state").join(host))
-            .env("DATAMON_CACHE_DIR", self.dir.join("cache").join(host))
-            .stdout(std::process::Stdio::null())
-            .status()
-            .map_err(|e| format!("{DATAMON}: {e}"))?;
-        if status.success() { Ok(()) } else { Err(format!("datamon {} failed", args.join(" "))) }
-    }
-
-    fn status(&self, mount: &str, key: &str) -> Option<String> {
-        let status = fs::read_to_string(self.dir.join(mount).join(".datamon/status")).unwrap_or_default();
-        status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": ")).map(str::to_owned)
     }
 
     /// Seconds that `work` takes, and the requests that the daemon makes meanwhile.
@@ -223,51 +163,45 @@ impl Bench {
         seen: &mut Seen,
         work: impl FnOnce() -> Result<(), String>,
     ) -> Result<f64, String> {
-        let before = self.requests(mount);
+        let before = self.stage.requests(mount);
         let took = seconds(work)?;
-        let made = self.requests(mount).iter().zip(&before).map(|(now, before)| now - before).collect();
+        let made = self.stage.requests(mount).iter().zip(&before).map(|(now, before)| now - before).collect();
         seen.requests.push((name.to_owned(), made));
         Ok(took)
     }
+}
 
-    /// Requests so far: read, write, list, and again.
-    fn requests(&self, mount: &str) -> Vec<u64> {
-        let line = self.status(mount, "requests").unwrap_or_default();
-        line.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect()
-    }
+/// Who goes first, and how long the disk rests before each.
+struct Turns {
+    mounted_first: bool,
+    rest: Duration,
+}
 
-    fn daemon_peak_kib(&self, mount: &str) -> u64 {
-        let Some(pid) = self.status(mount, "pid") else {
-            return 0;
+impl Turns {
+    /// The same work on the local disk and through the mount, which measures itself.
+    fn take(
+        &self,
+        local: impl FnOnce() -> Result<(), String>,
+        mounted: impl FnOnce() -> Result<f64, String>,
+    ) -> Result<Pair, String> {
+        let rest = || {
+            if self.rest.is_zero() {
+                return Ok(());
+            }
+            let synced = quiet("sync", &[]);
+            std::thread::sleep(self.rest);
+            synced
         };
-        let process = fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap_or_default();
-        let peak = process.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        peak.and_then(|line| line.trim().trim_end_matches(" kB").trim().parse().ok()).unwrap_or(0)
+        rest()?;
+        if self.mounted_first {
+            let mounted = mounted()?;
+            rest()?;
+            return Ok((seconds(local)?, mounted));
+        }
+        let local = seconds(local)?;
+        rest()?;
+        Ok((local, mounted()?))
     }
-}
-
-/// The same work on the local disk and through the mount.
-fn both(local: &Path, mounted: &Path, work: impl Fn(&Path) -> Result<(), String>) -> Result<Pair, String> {
-    Ok((seconds(|| work(local))?, seconds(|| work(mounted))?))
-}
-
-fn seconds(work: impl FnOnce() -> Result<(), String>) -> Result<f64, String> {
-    let start = Instant::now();
-    work()?;
-    Ok(start.elapsed().as_secs_f64())
-}
-
-fn quiet(program: &str, args: &[&str]) -> Result<(), String> {
-    let output = Command::new(program).args(args).output().map_err(|e| format!("{program}: {e}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
-}
-
-fn drop_caches() -> Result<(), String> {
-    quiet("sync", &[])?;
-    fs::write("/proc/sys/vm/drop_caches", "3").map_err(|e| format!("drop_caches: {e} (run as root)"))
 }
 
 /// Bytes that do not compress and do not repeat: xorshift64*, seeded.

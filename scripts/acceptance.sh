@@ -6,42 +6,20 @@
 # usage: acceptance.sh PATH-OF-DATAMON PATH-OF-TEST-TOOLS [TREE…]     TREE: share cargo git venv, all by default
 # ACCEPTANCE_STORES: file s3, both by default.
 #
-# Works in mount and process namespaces of its own and in a scratch directory below TMPDIR: leaves nothing behind.
+# Leaves nothing behind (namespaces.sh).
 set -eu
+. "$(dirname "$(realpath "$0")")/namespaces.sh"
 
-# ---- the outer half: namespaces and the scratch directory --------------------------------------------------------------
-
-if [ -z "${DATAMON_ACCEPTANCE_SCRATCH:-}" ]; then
-    datamon=$(realpath "${1:?usage: acceptance.sh PATH-OF-DATAMON PATH-OF-TEST-TOOLS [TREE...]}")
-    tools=$(realpath "${2:?usage: acceptance.sh PATH-OF-DATAMON PATH-OF-TEST-TOOLS [TREE...]}")
-    shift 2
-    if [ "$(id -u)" -ne 0 ]; then
-        echo "acceptance: mounts in a namespace of its own need root (sudo make acceptance)" >&2
-        exit 1
-    fi
-    DATAMON_ACCEPTANCE_SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/datamon-acceptance.XXXXXX")
-    export DATAMON_ACCEPTANCE_SCRATCH
-    # When the namespaces end, so have the mounts and the daemons: what is left is files of ours.
-    trap 'rm -rf --one-file-system "$DATAMON_ACCEPTANCE_SCRATCH"' EXIT
-    trap 'exit 130' INT TERM
-    unshare -m --propagation private --pid --fork --kill-child --mount-proc "$0" "$datamon" "$tools" "$@"
-    exit
-fi
-
-# ---- the inner half ----------------------------------------------------------------------------------------------------
-
-datamon=$1 tools=$2
+datamon=$(realpath "${1:?usage: acceptance.sh PATH-OF-DATAMON PATH-OF-TEST-TOOLS [TREE...]}")
+tools=$(realpath "${2:?usage: acceptance.sh PATH-OF-DATAMON PATH-OF-TEST-TOOLS [TREE...]}")
 shift 2
-here=$DATAMON_ACCEPTANCE_SCRATCH
+[ -n "${DATAMON_SCRATCH:-}" ] || enter_namespaces acceptance "$0" "$datamon" "$tools" "$@"
+
+here=$DATAMON_SCRATCH
 failures=0
 unset DATAMON_CONFIG_DIR DATAMON_STATE_DIR DATAMON_CACHE_DIR
 registry=${CARGO_HOME:-$HOME/.cargo}/registry/src
-export AWS_EC2_METADATA_DISABLED=true HOME=$here PYTHONDONTWRITEBYTECODE=1
-# As the first process of its namespace it would not hear these otherwise.
-trap 'exit 130' INT TERM
-
-# umount(8)'s table of the host is none of our business.
-mkdir -p /run/mount && mount -t tmpfs none /run/mount
+inside_namespaces
 
 say() { printf 'acceptance: %s\n' "$*" >&2; }
 fail() { say "FAILED: $*"; failures=$((failures + 1)); }

@@ -4,6 +4,7 @@ mod suites {
     mod faults;
     mod gestures;
     mod harness;
+    mod instants;
     mod kernel;
     mod mount;
     mod posix;

@@ -1,26 +1,27 @@
 #!/usr/bin/env bash
-# Installs what the tests talk to and are measured by, once, under target/test-tools: an S3 server from PyPI, and the file
-# system suites pjdfstest and fsx from crates.io. Quiet when they are there.
+# Installs what the tests talk to and are measured by, once, under target/test-tools: from PyPI an S3 server, PostgreSQL,
+# DuckDB and pyarrow, from crates.io the file system suites pjdfstest and fsx. Quiet when they are there.
 set -eu
 cd "$(dirname "$0")/.."
-ministack=1.5.33
+wheels=(ministack==1.5.33 pgserver==0.1.4 pyarrow==26.0.1 duckdb==2.0.1)
 suites=(pjdfstest@0.2.2 fsx@0.3.2)
 tools=${CARGO_TARGET_DIR:-target}/test-tools
 mkdir -p "$tools"
 
 # A moved directory or a new Python leaves an environment that is there and does not work.
-if ! [ -e "$tools/ministack-$ministack" ] || ! "$tools/venv/bin/python3" -c 'import ministack' 2>/dev/null; then
+modules='import ministack, pgserver, pyarrow, duckdb'
+if [ "$(cat "$tools/wheels" 2>/dev/null)" != "${wheels[*]}" ] || ! "$tools/venv/bin/python3" -c "$modules" 2>/dev/null; then
     # Debian's own has the venv module that install-deps.sh asks for; another in PATH need not have it.
     python=/usr/bin/python3
     [ -x "$python" ] || python=python3
-    rm -rf "$tools/venv" "$tools"/ministack-*
-    echo "tests: installing the S3 server ministack $ministack into $tools"
+    rm -rf "$tools/venv" "$tools/wheels"
+    echo "tests: installing ${wheels[*]} into $tools"
     "$python" -m venv "$tools/venv"
-    if ! "$tools/venv/bin/python3" -m pip install -q --disable-pip-version-check "ministack==$ministack"; then
-        echo "tests: ministack $ministack: cannot be installed from PyPI (see above; PIP_INDEX_URL names a mirror)" >&2
+    if ! "$tools/venv/bin/python3" -m pip install -q --disable-pip-version-check "${wheels[@]}"; then
+        echo "tests: ${wheels[*]}: cannot be installed from PyPI (see above; PIP_INDEX_URL names a mirror)" >&2
         exit 1
     fi
-    touch "$tools/ministack-$ministack"
+    echo "${wheels[*]}" >"$tools/wheels"
 fi
 
 for suite in "${suites[@]}"; do

@@ -102,6 +102,9 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     if args.child {
         sys::new_session();
     }
+    if let Err(why) = std::fs::write("/proc/self/comm", place::DAEMON) {
+        tracing::warn!(%why, "ps(1) shows this daemon by another name");
+    }
     sys::bound_heap();
     // Before any thread is started, so that all of them leave these signals to the one that waits.
     let terminated = sys::catch_termination();

@@ -3,24 +3,20 @@
 # context. Prints a line for each and ends with the number that failed; README.md says what is expected.
 #
 # usage: run.sh PATH-OF-DATAMON PATH-OF-TEST-TOOLS [SUITE…]
-#        SUITE: pjdfstest fsx edges sqlite git copies locks mapped stress fio dbench, all by default
+#        SUITE: pjdfstest fsx edges sqlite git copies locks mapped postgres build tables stress fio dbench, all by default
 # FSTESTS_MOUNTS: staging context, both by default. FSTESTS_SCALE: how much longer than in a minute or two each, 1.
 # FSTESTS_SEEDS: of fsx, four fixed and one random by default.
 #
-# Works in mount and process namespaces of its own and in a scratch directory below TMPDIR: leaves nothing behind.
+# Leaves nothing behind (scripts/namespaces.sh).
 set -eu
+suite_files=$(dirname "$(realpath "$0")")
+. "$suite_files/../../scripts/namespaces.sh"
 
-# ---- the outer half: packages, namespaces and the scratch directory ----------------------------------------------------
-
-if [ -z "${DATAMON_FSTESTS_SCRATCH:-}" ]; then
-    datamon=$(realpath "${1:?usage: run.sh PATH-OF-DATAMON PATH-OF-TEST-TOOLS [SUITE...]}")
-    tools=$(realpath "${2:?usage: run.sh PATH-OF-DATAMON PATH-OF-TEST-TOOLS [SUITE...]}")
-    shift 2
-    if [ "$(id -u)" -ne 0 ]; then
-        echo "fstests: mounts in a namespace of its own need root (sudo make fstests)" >&2
-        exit 1
-    fi
-    [ $# -gt 0 ] || set -- pjdfstest fsx edges sqlite git copies locks mapped stress fio dbench
+datamon=$(realpath "${1:?usage: run.sh PATH-OF-DATAMON PATH-OF-TEST-TOOLS [SUITE...]}")
+tools=$(realpath "${2:?usage: run.sh PATH-OF-DATAMON PATH-OF-TEST-TOOLS [SUITE...]}")
+shift 2
+[ $# -gt 0 ] || set -- pjdfstest fsx edges sqlite git copies locks mapped postgres build tables stress fio dbench
+if [ -z "${DATAMON_SCRATCH:-}" ]; then
     packages=()
     for suite in "$@"; do
         case $suite in
@@ -30,37 +26,20 @@ if [ -z "${DATAMON_FSTESTS_SCRATCH:-}" ]; then
         esac
         command -v "$package" >/dev/null || packages+=("$package")
     done
-    if [ ${#packages[@]} -gt 0 ]; then
+    if [ ${#packages[@]} -gt 0 ] && [ "$(id -u)" -eq 0 ]; then
         echo "fstests: installing ${packages[*]}" >&2
         export DEBIAN_FRONTEND=noninteractive
         { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${packages[@]}"; } >/dev/null
     fi
-    DATAMON_FSTESTS_SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/datamon-fstests.XXXXXX")
-    export DATAMON_FSTESTS_SCRATCH
-    chmod 755 "$DATAMON_FSTESTS_SCRATCH"
-    # When the namespaces end, so have the mounts and the daemons: what is left is files of ours.
-    trap 'rm -rf --one-file-system "$DATAMON_FSTESTS_SCRATCH"' EXIT
-    trap 'exit 130' INT TERM
-    unshare -m --propagation private --pid --fork --kill-child --mount-proc "$0" "$datamon" "$tools" "$@"
-    exit
+    enter_namespaces fstests "$0" "$datamon" "$tools" "$@"
 fi
 
-# ---- the inner half ----------------------------------------------------------------------------------------------------
-
-datamon=$1 tools=$2
-shift 2
-here=$DATAMON_FSTESTS_SCRATCH
-suite_files=$(dirname "$(realpath "$0")")
+here=$DATAMON_SCRATCH
 programs=$suite_files/programs
 scale=${FSTESTS_SCALE:-1}
 failures=0
-export HOME=$here PYTHONDONTWRITEBYTECODE=1 AWS_EC2_METADATA_DISABLED=true
+inside_namespaces
 export DATAMON_CONFIG_DIR=$here/config DATAMON_STATE_DIR=$here/state DATAMON_CACHE_DIR=$here/cache
-# As the first process of its namespace it would not hear these otherwise.
-trap 'exit 130' INT TERM
-
-# umount(8)'s table of the host is none of our business.
-mkdir -p /run/mount && mount -t tmpfs none /run/mount
 
 say() { printf 'fstests: %s\n' "$*"; }
 outcome() { # NAME SUMMARY: what the log of a suite that passed says of it
@@ -103,6 +82,12 @@ run_git() { run "$1" "$programs/git.sh" "$2" $((200 * scale)) && outcome "$1" ||
 run_copies() { run "$1" "$programs/copies.sh" "$2" /usr/share/doc && outcome "$1" "$(tail -n 1 "$here/log")" || true; }
 run_locks() { run "$1" python3 "$programs/locks.py" "$2" $((1000 * scale)) && outcome "$1" || true; }
 run_mapped() { run "$1" python3 "$programs/mapped.py" "$2" $((20 * scale)) && outcome "$1" || true; }
+run_postgres() {
+    run "$1" "$programs/postgres.sh" "$2" "$tools"/venv/lib/python3*/site-packages/pgserver/pginstall $((10 * scale)) || return 0
+    outcome "$1" "$(tail -n 1 "$here/log")"
+}
+run_build() { run "$1" "$programs/build.sh" "$2" && outcome "$1" || true; }
+run_tables() { run "$1" "$tools/venv/bin/python3" "$programs/tables.py" "$2" $((1000000 * scale)) && outcome "$1" "$(tail -n 1 "$here/log")" || true; }
 run_stress() { # NAME DIR: stressors that this machine lacks end it with 3; what fails says so
     local status=0 found
     timeout -s KILL $((1200 * scale)) stress-ng --class filesystem --sequential 1 --timeout $((3 * scale))s --temp-path "$2" \

@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::harness::{Host, Place, differences, inside, run, scratch, target_dir, text, until, within};
+use super::harness::{
+    Host, Place, SOON, differences, inside, names, run, scratch, sync, target_dir, text, until, within,
+};
 use super::trees::noise;
 
 const MIB: usize = 1 << 20;
 const ENOSPC: i32 = 28;
-const SOON: Duration = Duration::from_secs(20);
 
 /// A child that does not outlive its test.
 struct Leash(Child);
@@ -44,11 +45,6 @@ fn sync_in_background(dir: &Path) -> Leash {
     Leash(child.unwrap())
 }
 
-fn sync(dir: &Path) {
-    let output = within(SOON, Command::new("sync").arg(dir));
-    assert!(output.status.success(), "sync {}: {}", dir.display(), text(&output));
-}
-
 fn copy(tree: &Path, staging: &Path) {
     run(Command::new("cp").arg("-a").arg(format!("{}/.", tree.display())).arg(staging));
 }
@@ -60,13 +56,6 @@ fn make_repo(mnt: &Path) -> PathBuf {
 
 fn status(dir: &Path) -> String {
     fs::read_to_string(dir.join(".datamon/status")).unwrap()
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 /// Every file below `dir`.

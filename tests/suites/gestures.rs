@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use super::harness::{Host, Place, inside, run, scratch, text};
+use super::harness::{self, Host, Place, inside, run, scratch, text};
 
 /// One host with a mount of everything, and the repo `census` in it.
 struct World {
@@ -63,10 +63,7 @@ impl World {
     }
 
     fn names(&self, path: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.at(path)).unwrap();
-        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
+        harness::names(&self.at(path))
     }
 
     fn end(self) {

@@ -4,6 +4,7 @@
 //! deadline, and keeps its files below one directory that its parent removes: a failing or hanging test leaves nothing
 //! behind, no mount, no daemon, no server, no file.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
@@ -18,13 +19,15 @@ const SCRATCH: &str = "DATAMON_TEST_SCRATCH";
 const LIMIT_SECONDS: &str = "240";
 const LIMIT: &str = "DATAMON_TEST_LIMIT";
 const ROOT: u32 = 0;
+/// What has to be done by then, beside other tests.
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// Whether the test goes on: true in the child, whose outcome the parent takes for its own.
 pub fn inside(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
-    if std::fs::metadata("/proc/self").unwrap().uid() != ROOT {
+    if fs::metadata("/proc/self").unwrap().uid() != ROOT {
         // Past the capture of a test's output: a skip is never silent.
         let _ =
             writeln!(std::io::stderr(), "SKIPPED {test}: mounts in a namespace of its own need root (CONTRIBUTING.md)");
@@ -78,6 +81,26 @@ pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
+/// The gesture that commits a staging tree.
+pub fn sync(dir: &Path) {
+    let output = within(SOON, Command::new("sync").arg(dir));
+    assert!(output.status.success(), "sync {}: {}", dir.display(), text(&output));
+}
+
+/// What a directory lists, sorted.
+pub fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The data packs in a directory store; `#` marks what is still being written.
+pub fn data_packs(store: &Path) -> Vec<PathBuf> {
+    let find = ["-type", "f", "-path", "*/p/*", "-not", "-name", "*#*"];
+    run(Command::new("find").arg(store).args(find)).lines().map(PathBuf::from).collect()
+}
+
 /// A host: configuration, state and cache of its own.
 pub struct Host {
     dir: PathBuf,
@@ -86,7 +109,7 @@ pub struct Host {
 
 impl Host {
     pub fn new(dir: &Path) -> Self {
-        std::fs::create_dir_all(dir).unwrap();
+        fs::create_dir_all(dir).unwrap();
         Self { dir: dir.to_owned(), variables: Vec::new() }
     }
 
@@ -119,7 +142,7 @@ impl Host {
         let name = format!("mnt-{}", source.replace('/', "-"));
         let dir = self.dir.join(name);
         // A dead mount is there, but cannot be looked at: mounting replaces it.
-        let _ = std::fs::create_dir(&dir);
+        let _ = fs::create_dir(&dir);
         run(&mut self.datamon(["mount", source, dir.to_str().unwrap(), "-o", options]));
         dir
     }
@@ -131,10 +154,9 @@ impl Host {
     /// Process ids of the daemons that serve `dir`.
     pub fn daemons(&self, dir: &Path) -> Vec<u32> {
         let dir = dir.to_str().unwrap();
-        let pids =
-            std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
         let serves = |pid: &u32| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let words: Vec<_> = line.split(|byte| *byte == 0).collect();
             words.contains(&&b"--child"[..]) && words.contains(&dir.as_bytes())
         };
@@ -170,7 +192,7 @@ impl Place {
         let python = target_dir().join("test-tools/venv/bin/python3");
         assert!(python.exists(), "{}: missing (run tests/tools.sh, as `make test` does)", python.display());
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        std::fs::create_dir_all(dir).unwrap();
+        fs::create_dir_all(dir).unwrap();
         // By module: a script's first line would not survive a move of the directory.
         let server = Command::new(python)
             .args(["-m", "ministack"])

@@ -7,21 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use super::harness::{Host, Place, inside, run, scratch, text, until};
+use super::harness::{Host, Place, inside, names, run, scratch, sync, text, until};
 
 /// Longer than `refresh=100ms` and the second that the kernel keeps a name of the namespace.
 const AFTER_REFRESH: Duration = Duration::from_millis(1300);
-
-fn sync(dir: &Path) {
-    run(Command::new("sync").arg(dir));
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
 
 /// Runs a command line that is killed after `seconds`.
 fn in_time(seconds: u32, line: &str) -> Output {

@@ -5,12 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::harness::{Host, Place, differences, inside, run, scratch, text, until};
+use super::harness::{Host, Place, data_packs, differences, inside, names, run, scratch, sync, text, until};
 use super::trees;
-
-fn sync(dir: &Path) {
-    run(Command::new("sync").arg(dir));
-}
 
 /// Makes the repo `census` on a mount of the whole context, and copies `tree` into its staging tree.
 fn copy_in(mnt: &Path, tree: &Path) -> PathBuf {
@@ -20,18 +16,6 @@ fn copy_in(mnt: &Path, tree: &Path) -> PathBuf {
     }
     run(Command::new("cp").arg("-a").arg(format!("{}/.", tree.display())).arg(&staging));
     staging
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-fn data_packs(store: &Path) -> Vec<PathBuf> {
-    let found = run(Command::new("find").arg(store).args(["-type", "f", "-path", "*/p/*"]));
-    found.lines().map(PathBuf::from).collect()
 }
 
 fn main_job(place: &Place, dir: &Path) {

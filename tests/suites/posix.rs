@@ -172,6 +172,39 @@ fn a_staging_tree_is_a_local_file_system_at_the_edges() {
     host.umount(&staging);
 }
 
+/// A directory of the environment that tests/tools.sh made.
+fn packages() -> PathBuf {
+    let lib = target_dir().join("test-tools/venv/lib");
+    let mut versions =
+        fs::read_dir(&lib).into_iter().flatten().flatten().map(|entry| entry.path().join("site-packages"));
+    versions.find(|path| path.exists()).unwrap_or_else(|| panic!("{}: empty (run tests/tools.sh)", lib.display()))
+}
+
+#[test]
+fn postgres_recovers_after_a_stop_without_a_checkpoint_and_after_kill_9() {
+    if !inside("posix::postgres_recovers_after_a_stop_without_a_checkpoint_and_after_kill_9") {
+        return;
+    }
+    let dir = scratch();
+    let (host, staging) = staging_mount(dir.path());
+    let install = packages().join("pgserver/pginstall");
+    run(program("postgres.sh").arg(new_dir(staging.join("postgres"))).arg(install).arg("2"));
+    host.umount(&staging);
+}
+
+#[test]
+fn cargo_builds_without_a_network_and_parquet_and_duckdb_find_their_sums() {
+    if !inside("posix::cargo_builds_without_a_network_and_parquet_and_duckdb_find_their_sums") {
+        return;
+    }
+    let dir = scratch();
+    let (host, staging) = staging_mount(dir.path());
+    run(program("build.sh").arg(new_dir(staging.join("build"))));
+    let python = target_dir().join("test-tools/venv/bin/python3");
+    run(Command::new(python).arg(fstests("programs/tables.py")).arg(new_dir(staging.join("tables"))).arg("100000"));
+    host.umount(&staging);
+}
+
 /// Where data lies in a file, as lseek(2) says, and its blocks of 512 bytes.
 fn regions(path: &Path) -> String {
     const SCRIPT: &str = "

@@ -2,15 +2,18 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cli::host::Host;
 use crate::cli::output::Failure;
 use crate::cli::umount;
 use crate::local::sys;
 
+/// What ps(1) calls a daemon: it was started as /proc/self/exe.
+pub const DAEMON: &str = "datamon";
 /// FUSE's number in statfs(2).
 const FUSE_MAGIC: i64 = 0x6573_5546;
 /// How long a mount that is there already may take to answer.
@@ -32,6 +35,17 @@ pub fn mount_point(dir: &Path) -> Result<PathBuf, Failure> {
         match is_alive(&dir) {
             Some(true) => {}
             Some(false) => detach(&dir),
+            None if was_killed(&dir) => {
+                tracing::warn!(dir = %dir.display(), "the mount's daemon was killed and cannot end: its connection is ended");
+                // Aborts the connection: whoever waits there, that daemon's last thread too, gets an error.
+                let _ = sys::umount(&dir, libc::MNT_FORCE);
+                detach(&dir);
+                // Until then it holds the staging tree.
+                let start = Instant::now();
+                while was_killed(&dir) && start.elapsed() < ANSWER_LIMIT {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
             None => {
                 let what =
                     "the datamon mount there does not answer: its daemon is stopped, or ended without letting go";
@@ -58,6 +72,33 @@ fn is_alive(dir: &Path) -> Option<bool> {
         let _ = answer.send(!sys::file_system(&dir).is_err_and(is_dead));
     });
     answered.recv_timeout(ANSWER_LIMIT).ok()
+}
+
+/// Whether the daemon of the mount at `dir`, which does not answer, was killed: nobody serves it any more, and some daemon
+/// has been killed and is still there. One of its threads waits in the kernel for a page whose writer waits for the daemon
+/// (`fuse/session.rs`), so the connection has no end of its own.
+fn was_killed(dir: &Path) -> bool {
+    const SIGKILL_BIT: u64 = 1 << (libc::SIGKILL - 1);
+    let ours = [std::process::id(), std::os::unix::process::parent_id()].map(|pid| pid.to_string());
+    let mut is_dying = false;
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let status = fs::read_to_string(process.path().join("status")).unwrap_or_default();
+        let value = |key: &str| status.lines().find_map(|line| Some(line.strip_prefix(key)?.trim()));
+        if value("Name:") != Some(DAEMON) || ours.iter().any(|pid| process.file_name() == pid.as_str()) {
+            continue;
+        }
+        // What was killed has no command line any more.
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        if line.split(|byte| *byte == 0).any(|word| word == dir.as_os_str().as_bytes()) {
+            return false;
+        }
+        // The first thread is a zombie while another one has not ended.
+        let threads = fs::read_dir(process.path().join("task")).map_or(0, Iterator::count);
+        let is_zombie = value("State:").is_some_and(|state| state.starts_with('Z'));
+        let pending = ["SigPnd:", "ShdPnd:"].into_iter().filter_map(|key| u64::from_str_radix(value(key)?, 16).ok());
+        is_dying |= if is_zombie { threads > 1 } else { pending.fold(0, |all, one| all | one) & SIGKILL_BIT != 0 };
+    }
+    is_dying
 }
 
 /// Refuses a mount that would hide its own files, and a state directory that is itself on FUSE.
