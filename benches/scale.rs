@@ -25,6 +25,10 @@ const LARGE_DIRECTORY: usize = 100_000;
 const FILE_BYTES: usize = 1024;
 /// How long the background may take to upload what was copied in.
 const DRAIN: Duration = Duration::from_secs(1800);
+/// What may wait for the commit: an open pack, and a little.
+const OPEN_PACK_BYTES_MAX: u64 = 20 << 20;
+/// Nothing has changed for so long: the background has nothing to do. Is part of what is printed.
+const QUIET: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     stage::in_own_mount_namespace(|| {
@@ -109,17 +113,22 @@ impl Column {
     }
 }
 
-/// Waits until nothing that is staged waits for its upload.
+/// Waits until the background has uploaded all but what stays in the open pack until the commit.
 fn drain(stage: &Stage, repo: &str) -> Result<(), String> {
     let start = Instant::now();
+    let mut last = (u64::MAX, Instant::now());
     while start.elapsed() < DRAIN {
-        match stage.status(repo, "pending_bytes") {
-            Some(pending) if pending == "0" => return Ok(()),
-            Some(_) => std::thread::sleep(Duration::from_millis(200)),
-            None => return Err(format!("{repo}: its status does not say pending_bytes")),
+        let said = stage.status(repo, "pending_bytes");
+        let pending =
+            said.and_then(|text| text.parse().ok()).ok_or(format!("{repo}: no pending_bytes in its status"))?;
+        if pending != last.0 {
+            last = (pending, Instant::now());
+        } else if pending <= OPEN_PACK_BYTES_MAX && last.1.elapsed() > QUIET {
+            return Ok(());
         }
+        std::thread::sleep(Duration::from_millis(100));
     }
-    Err(format!("{repo}: not uploaded within {DRAIN:?}: {:?}", stage.status(repo, "pending_bytes")))
+    Err(format!("{repo}: {} bytes not uploaded within {DRAIN:?}", last.0))
 }
 
 /// Requests made in between: read, write, list.

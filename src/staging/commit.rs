@@ -23,7 +23,7 @@ use futures_util::{TryStreamExt, stream};
 use tokio::sync::OwnedMutexGuard;
 
 use super::error::StagingError;
-use super::extents::SealedExtents;
+use super::extents::{SealedExtents, next_extent};
 use super::inode::{Inode, InodeBody};
 use super::journal::{Journal, Sealed as SealedDescriptor};
 use super::seal::Sealed;
@@ -35,6 +35,7 @@ use crate::content::reader::{ContentError, ContentReader};
 use crate::faults::{FaultPoint, Faults};
 use crate::format::descriptor::{Descriptor, Layer, PackTable};
 use crate::format::envelope::{self, ObjectKind};
+use crate::local::db::{Cursor, Family};
 use crate::model::chunk::ChunkLayout;
 use crate::model::entry::TreeCounts;
 use crate::model::id::{BundleId, ObjectHash, RepoId, Run};
@@ -387,16 +388,34 @@ impl Committer {
     /// W3: stores every chunk of the instant that was not attached before the seal.
     async fn upload_sealed(&self, active: &Active, sealed: &Sealed) -> Result<(), CommitError> {
         let at = Instant { sealed, reader: &self.reader, chunk: self.tree.chunk() };
+        let mut current = sealed.instant.cursor(Family::Extents);
         let mut after = None;
         loop {
-            let step = sealed.changed_inodes(after)?;
+            let mut step = sealed.changed_inodes(after)?;
             let Some((last, _)) = step.last() else { break };
             after = Some(*last);
+            // Most files are small and were attached in the background: nothing is set up for those.
+            let mut outcome = Ok(());
+            step.retain(|(ino, inode)| match self.is_attached(&mut current, *ino, inode) {
+                Ok(is_attached) => !is_attached,
+                Err(error) => {
+                    outcome = Err(error);
+                    false
+                }
+            });
+            outcome?;
             stream::iter(step.iter().map(Ok))
                 .try_for_each_concurrent(HASHERS, |(ino, inode)| self.upload_file(active, at, *ino, inode))
                 .await?;
         }
         active.flush().await
+    }
+
+    /// Whether nothing of the inode has to be stored: no file's bytes, or one chunk that is attached.
+    fn is_attached(&self, current: &mut Cursor<'_>, ino: u64, inode: &Inode) -> Result<bool, StagingError> {
+        let InodeBody::File(file) = &inode.body else { return Ok(true) };
+        let is_one_chunk = file.size <= self.tree.chunk().bytes();
+        Ok(file.uploaded && is_one_chunk && file.is_local(0) && next_extent(current, ino, 0)?.is_some())
     }
 
     async fn upload_file(&self, active: &Active, at: Instant<'_>, ino: u64, inode: &Inode) -> Result<(), CommitError> {

@@ -19,7 +19,7 @@ use crate::format::FormatError;
 use crate::format::range::{PackDictionary, RangeWriter, Row, RowKey, RowValue, decode_range};
 use crate::format::range::{put_locator, take_locator, take_packs};
 use crate::format::wire::{Reader, Writer};
-use crate::local::db::{Batch, Database, Family, Instant};
+use crate::local::db::{Batch, Cursor, Database, Family, Instant};
 use crate::model::entry::{Attributes, Body, Entry, Extent, FileBody, Locator, Xattrs};
 use crate::model::id::ChunkId;
 
@@ -157,6 +157,12 @@ impl Tree {
 pub(super) fn forget_uploads(batch: &mut Batch, ino: u64, file: &mut FileData) {
     batch.delete_prefix(Family::Extents, file_key(Mark::Current, ino));
     file.uploaded = false;
+}
+
+/// As [`extent_at`], for many files in order.
+pub(super) fn next_extent(current: &mut Cursor<'_>, ino: u64, index: u64) -> Result<Option<Extent>, StagingError> {
+    let found = current.get(&chunk_key(Mark::Current, ino, index))?;
+    Ok(found.map(decode_extent).transpose()?)
 }
 
 /// The current extent of a chunk at an instant.

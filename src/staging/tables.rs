@@ -9,12 +9,12 @@ use bytes::Bytes;
 
 use super::commit::CommitError;
 use super::error::StagingError;
-use super::extents::{SealedExtents, extent_at};
+use super::extents::{SealedExtents, extent_at, next_extent};
 use super::inode::{FileData, Inode, InodeBody, ROOT};
 use super::seal::Sealed;
 use crate::content::reader::ContentReader;
 use crate::format::range::{Row, RowKey, RowValue};
-use crate::local::db::{Batch, Database};
+use crate::local::db::{Batch, Cursor, Database, Family};
 use crate::local::staged_files::Place;
 use crate::model::chunk::{ChunkIndex, ChunkLayout, ChunkSize};
 use crate::model::entry::{Body, Content, Extent, FileBody, FileKind, TreeCounts};
@@ -101,6 +101,9 @@ pub(super) struct Tables<'a> {
     parent: Option<&'a Snapshot>,
     pub writer: TreeWriter,
     changed_base: HashSet<u64>,
+    /// Inodes and current extents of the instant: numbers of neighbours are mostly neighbours.
+    inodes: Cursor<'a>,
+    current: Cursor<'a>,
     /// Sizes of hard-linked files, which several names lead to.
     linked: HashMap<u64, u64>,
     bodies: Batch,
@@ -115,7 +118,9 @@ impl<'a> Tables<'a> {
         writer: TreeWriter,
     ) -> Result<Self, CommitError> {
         let changed_base = at.sealed.changed_base_inodes()?;
-        Ok(Self { at, db, parent, writer, changed_base, linked: HashMap::new(), bodies: Batch::default() })
+        let (inodes, current) = (at.sealed.instant.cursor(Family::Inodes), at.sealed.instant.cursor(Family::Extents));
+        let (linked, bodies) = (HashMap::new(), Batch::default());
+        Ok(Self { at, db, parent, writer, changed_base, inodes, current, linked, bodies })
     }
 
     /// Writes all rows.
@@ -195,7 +200,7 @@ impl<'a> Tables<'a> {
             for (name, child, shown) in step.entries {
                 let inode = match shown {
                     Some(inode) if !self.changed_base.contains(&child) => inode,
-                    _ => self.at.sealed.inode(child).await?,
+                    _ => self.inode(child).await?,
                 };
                 let key = RowKey::child(path, &name);
                 if inode.kind() == FileKind::Directory {
@@ -213,6 +218,14 @@ impl<'a> Tables<'a> {
         }
     }
 
+    /// The inode `ino` at the instant.
+    async fn inode(&mut self, ino: u64) -> Result<Inode, CommitError> {
+        match self.inodes.get(&ino.to_be_bytes()).map_err(StagingError::from)? {
+            Some(record) => Ok(Inode::decode(record)?),
+            None => Ok(self.at.sealed.base.inode(ino).await?),
+        }
+    }
+
     async fn file(
         &mut self,
         key: RowKey,
@@ -224,7 +237,7 @@ impl<'a> Tables<'a> {
         if inode.nlink > 1 {
             let inode = match inode.link {
                 Some(_) => inode,
-                None => self.at.sealed.inode(ino).await?,
+                None => self.inode(ino).await?,
             };
             let link = inode.link.ok_or(StagingError::damaged("hard link without a group"))?;
             let bytes = self.linked.get(&ino).copied().unwrap_or(0);
@@ -295,9 +308,17 @@ impl<'a> Tables<'a> {
     }
 
     /// What chunk `index` is in the store: all are there by now.
-    async fn extent(&self, ino: u64, file: &FileData, layout: &ChunkLayout, index: u64) -> Result<Extent, CommitError> {
+    async fn extent(
+        &mut self,
+        ino: u64,
+        file: &FileData,
+        layout: &ChunkLayout,
+        index: u64,
+    ) -> Result<Extent, CommitError> {
         if file.is_local(index) {
-            if let Some(extent) = self.at.attached(ino, file, index)? {
+            if file.uploaded
+                && let Some(extent) = next_extent(&mut self.current, ino, index)?
+            {
                 return Ok(extent);
             }
         } else if let Some(base) = &file.base
