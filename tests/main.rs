@@ -2,6 +2,7 @@
 
 mod suites {
     mod faults;
+    mod fuzz;
     mod gestures;
     mod harness;
     mod instants;

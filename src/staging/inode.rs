@@ -114,6 +114,8 @@ impl FileData {
 }
 
 const MALFORMED: FormatError = FormatError::Malformed { what: "inode record" };
+/// Permission bits, with set-id and sticky.
+const PERMISSIONS_MAX: u16 = 0o7777;
 
 mod tag {
     pub const DIRECTORY: u8 = 0;
@@ -178,8 +180,14 @@ impl FileData {
         }
         let base_limit = reader.varint()?;
         let mut chunks = Vec::new();
+        let mut before = None;
         for _ in 0..reader.count(2)? {
-            chunks.push((reader.varint()?, reader.varint()?));
+            let (start, end) = (reader.varint()?, reader.varint()?);
+            if start >= end || before.is_some_and(|before| start <= before) {
+                return Err(MALFORMED);
+            }
+            before = Some(end);
+            chunks.push((start, end));
         }
         let Body::File(base) = take_row(reader)? else { return Err(MALFORMED) };
         Ok(Self { size, base: Some(base), base_limit, local, chunks, uploaded })
@@ -335,6 +343,9 @@ impl Inode {
         let mut reader = Reader::new(bytes);
         let kind = reader.u8()?;
         let (permissions, uid, gid) = (reader.u16()?, reader.u32()?, reader.u32()?);
+        if permissions > PERMISSIONS_MAX {
+            return Err(MALFORMED);
+        }
         let (mtime, atime, ctime) = (take_time(&mut reader)?, take_time(&mut reader)?, take_time(&mut reader)?);
         let nlink = u32::try_from(reader.varint()?).map_err(|_| MALFORMED)?;
         let version = reader.varint()?;
