@@ -22,6 +22,7 @@ pub mod follow;
 pub mod known;
 pub mod namespace;
 pub mod node;
+pub mod shown;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -194,6 +195,7 @@ impl Vfs {
         match self.node(ino)? {
             Node::Staged { slot, ino } => {
                 self.writable()?;
+                let set = self.settings().shown.unless_shown(set);
                 Ok(self.staged(slot, self.tree(slot)?.setattr(ino, set).await?))
             }
             Node::Row { .. } => Err(VfsError::ReadOnly),
@@ -371,7 +373,9 @@ impl Vfs {
                 let Body::File(file) = self.entry(slot, row).await?.body else { return Err(VfsError::IsDirectory) };
                 let chunk: ChunkSize = snapshot.descriptor().chunk_size;
                 let parts = snapshot.reader().read_parts(&file, chunk, range).await;
-                Ok(parts.map_err(crate::snapshot::SnapshotError::from)?)
+                let parts = parts.map_err(crate::snapshot::SnapshotError::from)?;
+                self.note_read(slot, parts.iter().map(|part| part.len() as u64).sum());
+                Ok(parts)
             }
             Node::Name(_) => Err(VfsError::Invalid("a text is read through its handle")),
         }
@@ -538,12 +542,13 @@ impl Vfs {
     }
 
     fn writable(&self) -> Result<(), VfsError> {
-        if self.settings().read_only { Err(VfsError::ReadOnly) } else { Ok(()) }
+        if self.is_read_only() { Err(VfsError::ReadOnly) } else { Ok(()) }
     }
 
     fn staged(&self, slot: usize, attr: NodeAttr) -> Found {
         let ino = self.to_kernel(Node::staged_ino(slot, attr.ino));
-        Found { attr: NodeAttr { ino, ..attr }, ttl: Ttl::Long }
+        let attributes = self.settings().shown.of(attr.attributes);
+        Found { attr: NodeAttr { ino, attributes, ..attr }, ttl: Ttl::Long }
     }
 
     fn row(&self, slot: usize, row: crate::snapshot::RowId, entry: &Entry) -> Found {
@@ -560,7 +565,7 @@ impl Vfs {
         let attr = NodeAttr {
             ino: self.to_kernel(Node::row_ino(slot, row)),
             kind: entry.kind(),
-            attributes: entry.attributes,
+            attributes: self.settings().shown.of(entry.attributes),
             atime: entry.attributes.mtime,
             ctime: entry.attributes.mtime,
             size: entry.size(),

@@ -2,12 +2,15 @@
 
 mod suites {
     mod faults;
+    mod first_hour;
     mod gestures;
     mod harness;
     mod kernel;
     mod mount;
+    mod options;
     mod posix;
     mod power;
+    mod refusals;
     mod scripts;
     mod tidy;
     mod trees;

@@ -10,22 +10,24 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::cli::output::{Failure, print_json};
+use crate::cli::progress::Shown;
 use crate::local::sys;
 use crate::model::job::{self, Committed, Job, Progress, Verb};
 
 /// How long the daemon may take to answer that it starts.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// Carries out `verb` on the tree that `path` lies in, and tells `say` how far it is.
+/// Carries out `verb` on the tree that `path` lies in, and shows how far it is.
 ///
 /// What a person is to know besides the commits goes to stderr.
-pub fn carry_out(path: &Path, verb: &Verb, mut say: impl FnMut(&str)) -> Result<Vec<Committed>, Failure> {
+pub fn carry_out(path: &Path, verb: &Verb, mut shown: Shown) -> Result<Vec<Committed>, Failure> {
     let job = submit_in_child(path, verb)?;
     let file = File::open(path).map_err(|why| unreachable_daemon(path, &why))?;
     loop {
         match ask::<_, Progress>(&file, job::WAIT, &job).map_err(|why| unreachable_daemon(path, &why))? {
-            Progress::Running { line } => say(&line),
+            Progress::Running { line, done, total } => shown.show(&line, done, total),
             Progress::Done { commits, notes } => {
+                drop(shown);
                 notes.iter().for_each(|note| eprintln!("datamon: {note}"));
                 return Ok(commits);
             }

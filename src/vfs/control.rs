@@ -1,17 +1,19 @@
 //! `.datamon`: texts that say what is going on, commands, and the jobs that programs start through ioctls.
 //!
 //! [`texts`] says what files there are, [`files`] is the one of them that may be huge, [`jobs`] is what programs ask for,
-//! [`discard`] puts changes aside.
+//! [`discard`] puts changes aside, [`stats`] and [`reads`] count.
 //! Here is what all of them stand on: what is remembered, what was refused, and how a tree is committed.
 
 mod discard;
 pub mod files;
 mod jobs;
+mod reads;
+mod stats;
 mod texts;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use discard::Way;
@@ -24,8 +26,9 @@ use crate::model::clock::Timestamp;
 use crate::model::entry::Attributes;
 use crate::model::id::RepoId;
 use crate::model::job::Progress;
+use crate::model::metrics::Histogram;
 use crate::model::name::LabelName;
-use crate::staging::commit::{CommitReport, CommitRequest};
+use crate::staging::commit::{CommitError, CommitReport, CommitRequest};
 use crate::staging::inode::ROOT;
 use crate::staging::message::Message;
 use crate::staging::tree::Caller;
@@ -63,9 +66,33 @@ pub struct Control {
     histories: Shared<HashMap<RepoId, Arc<tokio::sync::Mutex<History>>>>,
     label_logs: Shared<HashMap<RepoId, Arc<tokio::sync::Mutex<LabelLog>>>>,
     diffs: texts::Diffs,
+    rendered: texts::Rendered,
+    commits: Commits,
+    reads: reads::Reads,
     /// When something below a view was to be removed.
     refused: Shared<HashMap<usize, Timestamp>>,
     flush: std::sync::OnceLock<super::namespace::FlushMapped>,
+}
+
+/// Commits of this mount.
+#[derive(Default)]
+struct Commits {
+    made: AtomicU64,
+    unchanged: AtomicU64,
+    failed: AtomicU64,
+    took: Histogram,
+}
+
+impl Commits {
+    fn count(&self, outcome: &Result<CommitReport, CommitError>, took: Duration) {
+        let counter = match outcome {
+            Ok(report) if report.changed => &self.made,
+            Ok(_) => &self.unchanged,
+            Err(_) => &self.failed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.took.record(took);
+    }
 }
 
 impl Vfs {
@@ -155,7 +182,7 @@ impl Vfs {
     ) -> Result<(), VfsError> {
         let key = self.view_key(slot)?;
         // The kernel asks whether the version's root may be written to; what counts is `labels/`, which is the mounter's.
-        let is_owner = caller.uid == 0 || caller.uid == self.settings().owner.0;
+        let is_owner = caller.uid == 0 || caller.uid == self.shown_owner().0;
         let Through::Label(label) = key.through else { return Err(VfsError::NotPermitted) };
         if !is_owner {
             return Err(VfsError::NotPermitted);
@@ -194,7 +221,7 @@ impl Vfs {
     pub async fn is_commit_gesture(&self, ino: Ino, caller: Caller, groups: impl FnOnce() -> Vec<u32>) -> bool {
         let Ok(Node::Staged { slot, ino: ROOT }) = self.node(ino) else { return false };
         let settings = self.settings();
-        if !settings.sync_commits || settings.read_only {
+        if !settings.sync_commits || self.is_read_only() {
             return false;
         }
         let Ok((_, committer)) = self.committer(slot) else { return false };
@@ -233,7 +260,9 @@ impl Vfs {
             labels: settings.labels.iter().cloned().chain(asked.labels).collect(),
             fail_if_diverged: settings.fail_if_diverged,
         };
+        let start = tokio::time::Instant::now();
         let outcome = committer.commit(request).await;
+        self.control.commits.count(&outcome, start.elapsed());
         self.forget_refs(repo.id);
         match outcome {
             Ok(report) => {

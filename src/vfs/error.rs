@@ -101,6 +101,23 @@ impl VfsError {
         !is_daily && is_telling
     }
 
+    /// One word for programs that have no errno: the kinds of `--json`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Commit(CommitError::NothingStaged) => "empty",
+            Self::Commit(CommitError::Diverged { .. }) => "diverged",
+            Self::Commit(CommitError::MessageTooLong) => "usage",
+            _ => match self.errno() {
+                EBUSY => "busy",
+                ETIMEDOUT => "unavailable",
+                ENOENT => "not_found",
+                EPERM | EROFS => "denied",
+                ESTALE | EEXIST => "conflict",
+                _ => "failed",
+            },
+        }
+    }
+
     /// The errno that a local file system would give.
     pub fn errno(&self) -> i32 {
         match self {

@@ -5,12 +5,14 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::error::VfsError;
 use super::follow::Kernel;
 use super::node::{Folder, Ino, NameNode, Node, ROOT_INO, RepoKey, Scope, Through, ViewKey};
+use super::shown::Shown;
 use super::{Found, Listed, Make, Shared, Trees, Ttl, Views, control, namespace_directory};
 use crate::content::reader::ContentReader;
 use crate::faults::Faults;
@@ -21,6 +23,7 @@ use crate::local::db::DatabaseMemory;
 use crate::model::clock::Timestamp;
 use crate::model::entry::FileKind;
 use crate::model::id::{BundleId, RepoId};
+use crate::model::metrics::Operations;
 use crate::model::name::{FileName, LATEST, LabelName, RepoName, StageName};
 use crate::snapshot::{RangeCache, RowId, Snapshot};
 use crate::staging::commit::Committer;
@@ -84,7 +87,7 @@ pub struct Settings {
     pub context: String,
     /// The source as it was given.
     pub source: String,
-    /// No changes through this mount.
+    /// No changes through this mount, as it begins.
     pub read_only: bool,
     /// The state directory of this host.
     pub state: PathBuf,
@@ -94,8 +97,10 @@ pub struct Settings {
     pub base: BaseChoice,
     /// How stale catalog and refs may be.
     pub refresh: Duration,
-    /// Whom the namespace's directories belong to.
+    /// Who mounted it: may ask for everything, and owns what is made where nobody says whose it is.
     pub owner: (u32, u32),
+    /// How owners and modes are shown.
+    pub shown: Shown,
     /// User and host, for history.
     pub who: String,
     /// Whether `sync PATH` commits.
@@ -135,7 +140,10 @@ pub struct Vfs {
     ranges: RangeCache,
     settings: Settings,
     root: std::sync::OnceLock<Node>,
+    read_only: AtomicBool,
     mounted: Timestamp,
+    /// What the kernel asked for, and how long it waited.
+    pub operations: Operations,
     names: Shared<Names>,
     pub(super) trees: Shared<Trees>,
     pub(super) views: Shared<Views>,
@@ -162,9 +170,11 @@ impl Vfs {
             store,
             reader,
             ranges,
+            read_only: AtomicBool::new(settings.read_only),
             settings,
             root: std::sync::OnceLock::new(),
             mounted,
+            operations: Operations::default(),
             names: Shared::new(Names { nodes: Vec::new(), numbers: HashMap::new() }),
             trees: Shared::default(),
             views: Shared::default(),
@@ -210,6 +220,34 @@ impl Vfs {
     /// What the mount was asked for.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Whether nothing can be changed through this mount now.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed)
+    }
+
+    /// Lets changes through, or none; a version lets none through, whatever is asked.
+    pub(super) fn set_read_only(&self, read_only: bool) -> Result<(), VfsError> {
+        // What was not verified must not be committed as if it had been.
+        if !read_only && (self.is_all_immutable() || !self.reader.verifies()) {
+            return Err(VfsError::ReadOnly);
+        }
+        self.read_only.store(read_only, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The owner that the namespace's own directories and texts are shown with.
+    pub(super) fn shown_owner(&self) -> (u32, u32) {
+        self.settings.shown.owner(self.settings.owner)
+    }
+
+    pub(super) fn reader(&self) -> &Arc<ContentReader> {
+        &self.reader
+    }
+
+    pub(super) fn ranges(&self) -> &RangeCache {
+        &self.ranges
     }
 
     /// When it was mounted.
@@ -493,7 +531,7 @@ impl Vfs {
     }
 
     pub(super) fn directory(&self, node: NameNode, ttl: Ttl) -> Found {
-        let attr = namespace_directory(self.name_ino(&node), self.settings.owner, self.mounted);
+        let attr = namespace_directory(self.name_ino(&node), self.shown_owner(), self.mounted);
         Found { attr, ttl }
     }
 
@@ -517,7 +555,7 @@ impl Vfs {
 
     fn label_link(&self, repo: &RepoKey, label: &LabelName, target: String) -> Found {
         let ino = self.name_ino(&NameNode::LabelLink(repo.clone(), label.clone()));
-        let directory = namespace_directory(ino, self.settings.owner, self.mounted);
+        let directory = namespace_directory(ino, self.shown_owner(), self.mounted);
         let attr = NodeAttr { kind: FileKind::Symlink, size: target.len() as u64, nlink: 1, ..directory };
         Found { attr, ttl: Ttl::None }
     }
@@ -536,7 +574,7 @@ impl Vfs {
         // Listing opens nothing: attributes are provisional, and the walk of a name brings the real ones.
         let view = |repo: &RepoKey, through, bundle| {
             let slot = self.view_slot(ViewKey { repo: repo.clone(), through, bundle });
-            let attr = namespace_directory(Node::row_ino(slot, RowId::ROOT), self.settings.owner, self.mounted);
+            let attr = namespace_directory(Node::row_ino(slot, RowId::ROOT), self.shown_owner(), self.mounted);
             Found { attr, ttl: Ttl::None }
         };
         match node {
@@ -552,7 +590,7 @@ impl Vfs {
                 add("at", self.directory(NameNode::Times(repo.clone()), Ttl::Short));
                 add("bundles", self.directory(NameNode::Bundles(repo.clone()), Ttl::Short));
                 add("labels", self.directory(NameNode::Labels(repo.clone()), Ttl::Short));
-                let provisional = namespace_directory(self.name_ino(node), self.settings.owner, self.mounted);
+                let provisional = namespace_directory(self.name_ino(node), self.shown_owner(), self.mounted);
                 add("staging", Found { attr: provisional, ttl: Ttl::None });
             }
             NameNode::Bundles(repo) => {
@@ -599,7 +637,7 @@ impl Vfs {
     /// Makes a repo, or a label: a directory names the newest bundle, a symlink the one that it leads to, a file of
     /// `.datamon/labels` the one that is written into it.
     pub(super) async fn make_name(&self, node: &NameNode, name: &FileName, what: Make) -> Result<Found, VfsError> {
-        if self.settings.read_only {
+        if self.is_read_only() {
             return Err(VfsError::ReadOnly);
         }
         match (node, what) {
@@ -666,7 +704,7 @@ impl Vfs {
     }
 
     pub(super) async fn remove_name(&self, node: &NameNode, name: &FileName) -> Result<(), VfsError> {
-        if self.settings.read_only {
+        if self.is_read_only() {
             return Err(VfsError::ReadOnly);
         }
         match node {
@@ -726,7 +764,7 @@ impl Vfs {
 
     /// Removes a file of the namespace.
     pub(super) async fn unlink_name(&self, node: &NameNode, name: &FileName) -> Result<(), VfsError> {
-        if self.settings.read_only {
+        if self.is_read_only() {
             return Err(VfsError::ReadOnly);
         }
         match node {
@@ -748,7 +786,7 @@ impl Vfs {
         to: &FileName,
         no_replace: bool,
     ) -> Result<(), VfsError> {
-        if self.settings.read_only {
+        if self.is_read_only() {
             return Err(VfsError::ReadOnly);
         }
         match node {
