@@ -6,6 +6,7 @@ mod suites {
     mod gestures;
     mod harness;
     mod kernel;
+    mod look_around;
     mod mount;
     mod options;
     mod posix;

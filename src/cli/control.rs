@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::cli::output::{Failure, print_json};
+use crate::cli::output::{Failure, print_json, print_line};
 use crate::cli::progress::Shown;
 use crate::local::sys;
 use crate::model::job::{self, Committed, Job, Progress, Verb};
@@ -31,7 +31,12 @@ pub fn carry_out(path: &Path, verb: &Verb, mut shown: Shown) -> Result<Vec<Commi
                 notes.iter().for_each(|note| eprintln!("datamon: {note}"));
                 return Ok(commits);
             }
-            Progress::Failed { kind, message, .. } => return Err(Failure::new(known_kind(&kind), message)),
+            Progress::Failed { kind, message, commits } => {
+                drop(shown);
+                // Of several trees some may have been committed: their bundles are there.
+                commits.iter().filter(|done| done.changed).for_each(|done| print_line(&done.bundle));
+                return Err(Failure::new(known_kind(&kind), message));
+            }
         }
     }
 }
@@ -48,6 +53,10 @@ fn unreachable_daemon(path: &Path, why: &io::Error) -> Failure {
         return Failure::new("not_datamon", format!("{path}: not in a datamon mount (mount one: datamon mount)"));
     }
     match why.kind() {
+        io::ErrorKind::ResourceBusy => {
+            let sentence = format!("{path}: the staging tree is closed for a moment, or another mount has it");
+            Failure::new("busy", format!("{sentence} (try again, or use the other mount: mount --bind)"))
+        }
         io::ErrorKind::NotConnected => {
             Failure::new("dead", format!("{path}: its daemon has ended (mount it again; nothing staged is lost)"))
         }

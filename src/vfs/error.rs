@@ -22,6 +22,9 @@ pub enum VfsError {
     /// No such entry.
     #[error("no such entry")]
     NotFound,
+    /// What was asked for by name is not there; says which.
+    #[error("{0}")]
+    Missing(String),
     /// Snapshots do not change, and neither does a read-only mount.
     #[error("read-only")]
     ReadOnly,
@@ -121,7 +124,7 @@ impl VfsError {
     /// The errno that a local file system would give.
     pub fn errno(&self) -> i32 {
         match self {
-            Self::NotFound => ENOENT,
+            Self::NotFound | Self::Missing(_) => ENOENT,
             Self::ReadOnly => EROFS,
             Self::NotPermitted => EPERM,
             Self::NotDirectory => ENOTDIR,

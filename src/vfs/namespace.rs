@@ -196,24 +196,35 @@ impl Vfs {
                 self.catalog().await?;
                 Node::Name(NameNode::Context)
             }
-            Source::Repo(name) => Node::Name(NameNode::Repo(self.repo(&name).await?)),
+            Source::Repo(name) => Node::Name(NameNode::Repo(self.source_repo(&name).await?)),
             Source::Staging(name) => {
-                let repo = self.repo(&name).await?;
+                let repo = self.source_repo(&name).await?;
                 Node::Staged { slot: self.tree_slot(&repo).await?, ino: ROOT }
             }
             Source::Bundle(name, bundle) => {
-                let repo = self.repo(&name).await?;
+                let repo = self.source_repo(&name).await?;
                 let slot = self.view_slot(ViewKey { repo, through: Through::Bundle, bundle });
                 self.view(slot).await?;
                 Node::Row { slot, row: RowId::ROOT }
             }
             Source::Label(name, label) => {
-                let repo = self.repo(&name).await?;
-                let key = self.label(&repo, label.as_bytes()).await?.ok_or(VfsError::NotFound)?;
+                let repo = self.source_repo(&name).await?;
+                let found = self.label(&repo, label.as_bytes()).await?;
+                let key = found.ok_or_else(|| no_label(&repo, &label))?;
                 let slot = self.view_slot(key);
                 self.view(slot).await?;
                 Node::Row { slot, row: RowId::ROOT }
             }
+        })
+    }
+
+    async fn source_repo(&self, name: &RepoName) -> Result<RepoKey, VfsError> {
+        self.repo(name).await.map_err(|error| match error {
+            VfsError::NotFound => {
+                let context = &self.settings.context;
+                VfsError::Missing(format!("no such repo (mount {context} and mkdir it there, or ls to see which are)"))
+            }
+            error => error,
         })
     }
 
@@ -402,7 +413,7 @@ impl Vfs {
                 BaseChoice::Latest => self.refs(repo.id).await?.latest,
                 BaseChoice::Nothing => None,
                 BaseChoice::Named(name) => {
-                    Some(refs::resolve(&self.refs(repo.id).await?, name).ok_or(VfsError::NotFound)?)
+                    Some(refs::resolve(&self.refs(repo.id).await?, name).ok_or_else(|| no_label(repo, name))?)
                 }
             },
         };
@@ -804,6 +815,13 @@ impl Vfs {
             _ => Err(VfsError::NotPermitted),
         }
     }
+}
+
+fn no_label(repo: &RepoKey, name: &str) -> VfsError {
+    VfsError::Missing(format!(
+        "{}: no label or bundle {name} (ls its labels/ and bundles/ to see which are)",
+        repo.name
+    ))
 }
 
 fn repo_name(bytes: &[u8]) -> Option<RepoName> {

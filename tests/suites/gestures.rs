@@ -505,3 +505,31 @@ fn a_mount_with_commit_manual_stays_staged_at_umount_and_says_so() {
     assert_eq!(fs::read_dir(mnt.join("census/bundles")).unwrap().count(), 1);
     world.host.umount(&mnt);
 }
+
+#[test]
+fn a_commit_that_meets_a_discard_says_that_the_tree_is_busy() {
+    if !inside("gestures::a_commit_that_meets_a_discard_says_that_the_tree_is_busy") {
+        return;
+    }
+    let world = World::new("refresh=100ms");
+    world.commit("a", "1");
+    let staging = world.at("staging");
+    let mut shell = Command::new("bash")
+        .args(["-c", "for n in {1..60}; do echo $n > staging/b; echo discard > .datamon/ctl; done 2> /dev/null; true"])
+        .current_dir(world.at(""))
+        .spawn()
+        .unwrap();
+    let mut met = 0;
+    while shell.try_wait().unwrap().is_none() {
+        let output = world.host.datamon(["commit", staging.to_str().unwrap()]).output().unwrap();
+        let said = text(&output);
+        assert!(!said.contains("named no bundle"), "{said}");
+        if !output.status.success() {
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert!(said.contains("the staging tree is closed for a moment"), "{said}");
+            met += 1;
+        }
+    }
+    eprintln!("a_commit_that_meets_a_discard: met {met} times");
+    world.end();
+}
