@@ -159,7 +159,11 @@ impl Vfs {
                 let tree = self.tree(slot)?;
                 Ok(self.staged(slot, tree.lookup(ino, name).await?))
             }
-            Node::Row { slot, row } => {
+            node @ Node::Row { slot, row } => {
+                if name.as_bytes() == control::DIRECTORY && *self.root() == node {
+                    let repo = self.view_key(slot)?.repo;
+                    return Ok(self.control_directory(node::Scope::Repo(repo)));
+                }
                 let snapshot = self.view(slot).await?;
                 let path = snapshot.directory_path(row).await?.ok_or(VfsError::NotDirectory)?;
                 let found = snapshot.lookup(&path, name).await?;
@@ -359,7 +363,7 @@ impl Vfs {
         matches!(self.node(ino), Ok(Node::Row { .. }))
     }
 
-    /// Whether nothing that this mount shows ever changes: what is mounted is a snapshot.
+    /// Whether what is mounted is a snapshot: but for the texts of `.datamon`, nothing that this mount shows ever changes.
     pub fn is_all_immutable(&self) -> bool {
         matches!(self.root(), Node::Row { .. })
     }
@@ -376,6 +380,12 @@ impl Vfs {
                 let parts = parts.map_err(crate::snapshot::SnapshotError::from)?;
                 self.note_read(slot, parts.iter().map(|part| part.len() as u64).sum());
                 Ok(parts)
+            }
+            // Where the kernel opens without us there is no handle to keep a text in.
+            Node::Name(NameNode::Text(scope, text)) if self.is_all_immutable() => {
+                let (_, text) = self.rendered(&scope, &text).await?;
+                let end = (text.len() as u64).min(range.end);
+                Ok(vec![text.slice(range.start.min(end) as usize..end as usize)])
             }
             Node::Name(_) => Err(VfsError::Invalid("a text is read through its handle")),
         }

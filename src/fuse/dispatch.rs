@@ -260,6 +260,8 @@ impl Filesystem for Dispatch {
             let mut without = |capability| config.add_capabilities(capability).is_ok();
             self.opens_nothing =
                 (without(InitFlags::FUSE_NO_OPEN_SUPPORT), without(InitFlags::FUSE_NO_OPENDIR_SUPPORT));
+            // The texts of `.datamon` are cached as files are: their time says when they are others.
+            without(InitFlags::FUSE_AUTO_INVAL_DATA);
         }
         let _ = config.set_max_write(WRITE_BYTES_MAX);
         let _ = config.set_max_readahead(WRITE_BYTES_MAX);

@@ -542,7 +542,10 @@ impl Vfs {
     }
 
     pub(super) fn directory(&self, node: NameNode, ttl: Ttl) -> Found {
-        let attr = namespace_directory(self.name_ino(&node), self.shown_owner(), self.mounted);
+        // A kernel that lists without opening takes its own list for good as long as the directory's time is the same.
+        let is_control = matches!(node, NameNode::Control(..));
+        let time = if is_control { self.store.clock.now() } else { self.mounted };
+        let attr = namespace_directory(self.name_ino(&node), self.shown_owner(), time);
         Found { attr, ttl }
     }
 

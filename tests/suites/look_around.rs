@@ -14,9 +14,8 @@ const LONG: Duration = Duration::from_secs(60);
 
 /// Whether a program is there; if not, that is said.
 fn has(program: &str) -> bool {
-    let is_there = ["/bin", "/usr/bin", "/usr/local/bin", "/sbin", "/usr/sbin"]
-        .iter()
-        .any(|dir| Path::new(dir).join(program).exists());
+    let path = std::env::var("PATH").unwrap_or_default();
+    let is_there = path.split(':').any(|dir| Path::new(dir).join(program).exists());
     if !is_there {
         let _ = writeln!(std::io::stderr(), "SKIPPED {program} of programs_that_look_around_change_nothing: not here");
     }

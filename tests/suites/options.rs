@@ -221,6 +221,38 @@ fn diverged_fail_keeps_the_changes_staged_and_says_what_latest_is() {
 }
 
 #[test]
+fn umount_commits_all_trees_but_one_and_stays_for_that() {
+    if !inside("options::umount_commits_all_trees_but_one_and_stays_for_that") {
+        return;
+    }
+    let dir = scratch();
+    let (place, host) = host(dir.path());
+    let mnt = host.mount("prod", "diverged=fail,refresh=100ms");
+    fs::create_dir(mnt.join("other")).unwrap();
+    for repo in ["census", "other"] {
+        fs::write(mnt.join(repo).join("staging/a"), repo).unwrap();
+    }
+    let two = place.host(&dir.path().join("two"), "add");
+    commit(&two, &[("theirs", b"x".to_vec())]);
+    let output = host.datamon(["umount", mnt.to_str().unwrap()]).output().unwrap();
+    assert_eq!((output.status.code(), mounts_at(&mnt)), (Some(1), 1), "{}", text(&output));
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let committed = names(&mnt.join("other/bundles"));
+    assert_eq!(out.lines().collect::<Vec<_>>(), committed, "what was committed is printed: {err}");
+    assert!(err.lines().count() == 1 && err.starts_with("datamon: census: latest is "), "{err}");
+    // Writing goes on, in both.
+    for repo in ["census", "other"] {
+        fs::write(mnt.join(repo).join("staging/b"), repo).unwrap();
+    }
+    run(host.command("bash").args(["-c", "echo discard > \"$0/census/.datamon/ctl\""]).arg(&mnt));
+    host.umount(&mnt);
+    let mnt = host.mount("prod", "ro");
+    assert_eq!(names(&mnt.join("other/labels/latest")), ["a", "b"]);
+    assert_eq!(names(&mnt.join("census/labels/latest")), ["theirs"]);
+    host.umount(&mnt);
+}
+
+#[test]
 fn base_and_stage_say_which_tree_and_what_it_starts_from() {
     if !inside("options::base_and_stage_say_which_tree_and_what_it_starts_from") {
         return;

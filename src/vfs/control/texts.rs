@@ -132,7 +132,8 @@ impl Vfs {
             }
             Folder::Bundle(bundle) => match name {
                 "info" => Some(Item::File(Text::BundleInfo(*bundle))),
-                "files" => Some(Item::File(Text::BundleFiles(*bundle))),
+                // Without an open there is nowhere to keep how far it was read.
+                "files" if !self.is_all_immutable() => Some(Item::File(Text::BundleFiles(*bundle))),
                 _ => None,
             },
             Folder::Diffs => {
@@ -162,6 +163,7 @@ impl Vfs {
             }
             (Folder::Label(_), _) => owned(&["history"]),
             (Folder::Bundles, Some(repo)) => self.bundles(repo).await?.iter().map(ToString::to_string).collect(),
+            (Folder::Bundle(_), _) if self.is_all_immutable() => owned(&["info"]),
             (Folder::Bundle(_), _) => owned(&["files", "info"]),
             (Folder::Diffs, _) | (_, None) => Vec::new(),
         })
@@ -312,7 +314,7 @@ impl Vfs {
 
     /// What a text says, and since when; of those that say something else at every look, what they said within the last
     /// moment.
-    async fn rendered(&self, scope: &Scope, text: &Text) -> Result<(Timestamp, Bytes), VfsError> {
+    pub(in crate::vfs) async fn rendered(&self, scope: &Scope, text: &Text) -> Result<(Timestamp, Bytes), VfsError> {
         let now = self.store().clock.now();
         if !matches!(text, Text::Status | Text::Stats | Text::Reads | Text::Wal) {
             return Ok((now, self.render(scope, text).await?));
