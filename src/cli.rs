@@ -105,11 +105,17 @@ pub fn main() -> ExitCode {
         Command::Submit { verb, path } => output::finish(true, control::submit(&path, &verb)),
         Command::Context(command) => context::run(command, &host),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut CommandLine::command(), "datamon", &mut std::io::stdout());
+            clap_complete::generate(shell, &mut visible(&CommandLine::command()), "datamon", &mut std::io::stdout());
             ExitCode::SUCCESS
         }
         Command::ManPages { dir } => output::finish(false, man::write(&CommandLine::command(), &dir)),
     }
+}
+
+/// The command line without what is hidden: completions would offer that, too.
+fn visible(command: &clap::Command) -> clap::Command {
+    let subs = command.get_subcommands().filter(|sub| !sub.is_hide_set()).cloned();
+    clap::Command::new("datamon").version(env!("CARGO_PKG_VERSION")).subcommands(subs)
 }
 
 /// Commands that a later version will have.
@@ -184,6 +190,13 @@ mod tests {
             }
         }
         assert!(seen > 10, "{seen}");
+    }
+
+    #[test]
+    fn completions_offer_what_is_visible() {
+        let names: Vec<_> =
+            visible(&CommandLine::command()).get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+        assert_eq!(names, ["commit", "mount", "umount", "context", "completions"]);
     }
 
     #[test]

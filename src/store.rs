@@ -193,6 +193,11 @@ impl Store {
         self.keys.context()
     }
 
+    /// Where the context lies.
+    pub fn url(&self) -> &str {
+        &self.place(Role::Config).url
+    }
+
     /// Requests on their way now and the most that ever were: writes, and reads with lists.
     pub fn running(&self) -> [(u64, u64); 2] {
         [self.uploads.running(), self.downloads.running()]

@@ -267,7 +267,7 @@ impl Vfs {
                 Ok(self.staged(slot, attr))
             }
             Node::Row { .. } => Err(VfsError::ReadOnly),
-            Node::Name(node) => self.make_name(&node, name, what).await,
+            Node::Name(node) => self.told(name.as_bytes(), self.make_name(&node, name, what).await),
         }
     }
 
@@ -292,7 +292,7 @@ impl Vfs {
                 Ok(self.tree(slot)?.unlink(ino, name).await?)
             }
             Node::Row { slot, .. } => Err(self.refused_below(slot)),
-            Node::Name(node) => self.unlink_name(&node, name).await,
+            Node::Name(node) => self.told(name.as_bytes(), self.unlink_name(&node, name).await),
         }
     }
 
@@ -304,7 +304,7 @@ impl Vfs {
                 Ok(self.tree(slot)?.rmdir(ino, name).await?)
             }
             Node::Row { slot, .. } => Err(self.refused_below(slot)),
-            Node::Name(node) => self.remove_name(&node, name).await,
+            Node::Name(node) => self.told(name.as_bytes(), self.remove_name(&node, name).await),
         }
     }
 
@@ -326,7 +326,7 @@ impl Vfs {
                 Ok(tree.rename(a, from.1, b, to.1, no_replace).await?)
             }
             (Node::Name(a), Node::Name(b)) if a == b && !exchange => {
-                self.rename_name(&a, from.1, to.1, no_replace).await
+                self.told(to.1.as_bytes(), self.rename_name(&a, from.1, to.1, no_replace).await)
             }
             (Node::Row { .. }, _) | (_, Node::Row { .. }) => Err(VfsError::ReadOnly),
             _ => Err(VfsError::OtherTree),

@@ -65,7 +65,10 @@ fn subcommand(sub: &Command) -> String {
     }
     for argument in sub.get_arguments().filter(|argument| !argument.is_hide_set() && argument.get_id() != "help") {
         let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
-        text += &format!(".TP\n\\fB{}\\fR\n{}\n", escaped(&argument.to_string()), escaped(&help));
+        // An option's own text is its long form, where it has one.
+        let short = argument.get_short().filter(|_| argument.get_long().is_some());
+        let short = short.map_or_else(String::new, |short| format!("-{short}, "));
+        text += &format!(".TP\n\\fB{}\\fR\n{}\n", escaped(&format!("{short}{argument}")), escaped(&help));
     }
     if let Some(examples) = sub.get_after_help() {
         text += &format!(".PP\n.nf\n{}\n.fi\n", escaped(&examples.to_string()));

@@ -240,7 +240,16 @@ fn settings(
         message: options.message.clone(),
         labels: options.labels.clone(),
         fail_if_diverged: options.fail_if_diverged,
+        notices: notices(uid, options),
         database_memory: DatabaseMemory::new((options.memory / 4) as usize),
         faults: Arc::new(faults),
     })
+}
+
+/// What a person is to know of this mount.
+fn notices(uid: u32, options: &MountOptions) -> Vec<String> {
+    let closed = "other users, root too, cannot look in (-o allow_other, if /etc/fuse.conf has user_allow_other)";
+    let unverified = "what is read is not verified (verify=off): wrong bytes may pass";
+    let all = [(uid != 0 && !options.allow_other, closed), (!options.verify, unverified)];
+    all.into_iter().filter(|(holds, _)| *holds).map(|(_, notice)| notice.to_owned()).collect()
 }

@@ -31,7 +31,7 @@ pub struct UmountArgs {
     #[arg(short, long)]
     force: bool,
     /// Accepted for umount(8)
-    #[arg(short, long)]
+    #[arg(short, long, hide = true)]
     read_only: bool,
     /// The mount point
     dir: PathBuf,

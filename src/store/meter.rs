@@ -1,6 +1,6 @@
 //! Requests to a store, counted by what was asked, of which role, and how it ended.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::backend::Failure;
@@ -86,6 +86,8 @@ type ByOutcome = [AtomicU64; Outcome::ALL.len()];
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Meter {
+    /// The last attempt failed, or was not answered.
+    is_silent: AtomicBool,
     counts: [[ByOutcome; Role::ALL.len()]; Request::ALL.len()],
     took: [Histogram; Request::ALL.len()],
 }
@@ -93,8 +95,14 @@ pub struct Meter {
 impl Meter {
     /// Counts one attempt.
     pub fn count(&self, request: Request, role: Role, outcome: Outcome, took: Duration) {
+        self.is_silent.store(matches!(outcome, Outcome::Failed | Outcome::Silent), Ordering::Relaxed);
         self.counts[request as usize][role as usize][outcome as usize].fetch_add(1, Ordering::Relaxed);
         self.took[request as usize].record(took);
+    }
+
+    /// Whether the store answered when it was asked last; nobody has asked yet: it did.
+    pub fn answers(&self) -> bool {
+        !self.is_silent.load(Ordering::Relaxed)
     }
 
     /// What occurred.

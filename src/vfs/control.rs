@@ -26,6 +26,7 @@ use crate::model::clock::Timestamp;
 use crate::model::entry::Attributes;
 use crate::model::id::RepoId;
 use crate::model::job::Progress;
+use crate::model::limits::NAME_BYTES_MAX;
 use crate::model::metrics::Histogram;
 use crate::model::name::LabelName;
 use crate::staging::commit::{CommitError, CommitReport, CommitRequest};
@@ -69,6 +70,8 @@ pub struct Control {
     rendered: texts::Rendered,
     commits: Commits,
     reads: reads::Reads,
+    /// Repos whose staging tree somebody else has, with what was said of that.
+    pub(super) held: Shared<HashMap<RepoId, (String, String)>>,
     /// When something below a view was to be removed.
     refused: Shared<HashMap<usize, Timestamp>>,
     flush: std::sync::OnceLock<super::namespace::FlushMapped>,
@@ -81,9 +84,32 @@ struct Commits {
     unchanged: AtomicU64,
     failed: AtomicU64,
     took: Histogram,
+    /// Whose trees are being committed now.
+    running: Shared<Vec<RepoId>>,
+}
+
+/// A commit under way; over when it is dropped.
+struct Running<'a>(&'a Commits, RepoId);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let mut running = self.0.running.lock().expect("nothing panics while it holds the list");
+        if let Some(at) = running.iter().position(|repo| *repo == self.1) {
+            running.remove(at);
+        }
+    }
 }
 
 impl Commits {
+    fn begin(&self, repo: RepoId) -> Running<'_> {
+        self.running.lock().expect("nothing panics while it holds the list").push(repo);
+        Running(self, repo)
+    }
+
+    fn is_running(&self, repo: RepoId) -> bool {
+        self.running.lock().expect("nothing panics while it holds the list").contains(&repo)
+    }
+
     fn count(&self, outcome: &Result<CommitReport, CommitError>, took: Duration) {
         let counter = match outcome {
             Ok(report) if report.changed => &self.made,
@@ -154,6 +180,19 @@ impl Vfs {
         if !matches!(error, VfsError::Commit(_)) {
             self.set_last_error(error.to_string());
         }
+    }
+
+    /// The outcome of a gesture in the namespace; why one was refused stands in `status`, for who asks there.
+    pub(super) fn told<T>(&self, what: &[u8], outcome: Result<T, VfsError>) -> Result<T, VfsError> {
+        if let Err(error) = &outcome
+            && !matches!(error, VfsError::Commit(_))
+        {
+            let name = String::from_utf8_lossy(&what[..what.len().min(NAME_BYTES_MAX)]);
+            let why = error.to_string();
+            let named = if why.starts_with(&*name) { why } else { format!("{name}: {why}") };
+            self.set_last_error(named);
+        }
+        outcome
     }
 
     fn set_last_error(&self, text: String) {
@@ -261,7 +300,9 @@ impl Vfs {
             fail_if_diverged: settings.fail_if_diverged,
         };
         let start = tokio::time::Instant::now();
+        let running = self.control.commits.begin(repo.id);
         let outcome = committer.commit(request).await;
+        drop(running);
         self.control.commits.count(&outcome, start.elapsed());
         self.forget_refs(repo.id);
         match outcome {

@@ -31,6 +31,9 @@ pub enum VfsError {
     /// Not here.
     #[error("not permitted here")]
     NotPermitted,
+    /// Not here, and this is where.
+    #[error("{0}")]
+    Misplaced(&'static str),
     /// A directory was expected.
     #[error("not a directory")]
     NotDirectory,
@@ -126,7 +129,7 @@ impl VfsError {
         match self {
             Self::NotFound | Self::Missing(_) => ENOENT,
             Self::ReadOnly => EROFS,
-            Self::NotPermitted => EPERM,
+            Self::NotPermitted | Self::Misplaced(_) => EPERM,
             Self::NotDirectory => ENOTDIR,
             Self::IsDirectory => EISDIR,
             Self::OtherTree => EXDEV,

@@ -113,6 +113,8 @@ pub struct Settings {
     pub labels: Vec<LabelName>,
     /// Whether such a commit fails when `latest` is no longer the base.
     pub fail_if_diverged: bool,
+    /// What a person is to know of this mount, for `status`.
+    pub notices: Vec<String>,
     /// What the databases of staging trees may use together.
     pub database_memory: DatabaseMemory,
     /// Places to stop at, for tests.
@@ -125,6 +127,9 @@ struct Names {
     numbers: HashMap<NameNode, Ino>,
 }
 
+/// What names of repos and labels are like.
+const NAME_FORM: &str = "not such a name (letters, digits, dots, - and _, at most 128, a letter or digit first; a label not \
+                         shaped like a bundle's id)";
 /// How long a walk waits for news of the repos when it knows some.
 const NAMES_LIMIT: Duration = Duration::from_secs(2);
 /// The first number of the table; 1 is the root's.
@@ -371,6 +376,12 @@ impl Vfs {
         refs.get(&repo).filter(|(read, _)| self.is_fresh(*read)).map(|(_, record)| record.latest)
     }
 
+    /// What `latest` was when the refs were read last.
+    pub(super) fn known_latest(&self, repo: RepoId) -> Option<Option<BundleId>> {
+        let refs = self.refs.lock().expect("nothing panics while it holds the refs");
+        refs.get(&repo).map(|(_, record)| record.latest)
+    }
+
     /// The refs of a repo, at most `refresh` old.
     pub(super) async fn refs(&self, repo: RepoId) -> Result<RefsRecord, VfsError> {
         if let Some((read, record)) = self.refs.lock().expect("nothing panics while it holds the refs").get(&repo)
@@ -528,7 +539,10 @@ impl Vfs {
                 // The kernel asks again after a second, which is when a clean tree follows.
                 Ok(Found { ttl: Ttl::Short, ..found })
             }
-            Err(VfsError::Staging(StagingError::Busy(_))) => {
+            Err(VfsError::Staging(StagingError::Busy(why))) => {
+                let mut held = self.control.held.lock().expect("nothing panics while it holds the holders");
+                held.insert(repo.id, (repo.name.to_string(), why));
+                drop(held);
                 Ok(self.directory(NameNode::BusyStaging(repo.clone()), Ttl::None))
             }
             Err(error) => Err(error),
@@ -656,7 +670,7 @@ impl Vfs {
         }
         match (node, what) {
             (NameNode::Context, Make::Directory) => {
-                let name = repo_name(name.as_bytes()).ok_or(VfsError::Invalid("not a repo's name"))?;
+                let name = repo_name(name.as_bytes()).ok_or(VfsError::Invalid(NAME_FORM))?;
                 let entry = catalog::create(&self.store, &name).await?;
                 self.forget_catalog();
                 Ok(self.directory(NameNode::Repo(RepoKey { name, id: entry.id }), Ttl::Short))
@@ -677,6 +691,14 @@ impl Vfs {
             }
             (NameNode::Control(scope, Folder::Labels), Make::File) => self.make_label_file(scope, name.as_bytes()),
             (NameNode::BusyStaging(_), _) => Err(self.busy()),
+            (NameNode::Context, _) => Err(VfsError::Misplaced("a context holds repos, which mkdir makes")),
+            (NameNode::Repo(_), _) => Err(VfsError::Misplaced(
+                "a repo's files go into its staging tree (cp to REPO/staging/; rmdir removes an empty repo)",
+            )),
+            (NameNode::Bundles(_), _) => Err(VfsError::Misplaced("bundles are made by commits (sync REPO/staging)")),
+            (NameNode::Labels(_), _) => {
+                Err(VfsError::Misplaced("a label is a directory, or a link to ../bundles/ID (mkdir labels/NAME)"))
+            }
             _ => Err(VfsError::NotPermitted),
         }
     }
@@ -806,7 +828,7 @@ impl Vfs {
         match node {
             NameNode::Context => {
                 let from = repo_name(from.as_bytes()).ok_or(VfsError::NotFound)?;
-                let to = repo_name(to.as_bytes()).ok_or(VfsError::Invalid("not a repo's name"))?;
+                let to = repo_name(to.as_bytes()).ok_or(VfsError::Invalid(NAME_FORM))?;
                 let renamed = catalog::rename(&self.store, &from, &to).await;
                 self.forget_catalog();
                 Ok(renamed?)
@@ -839,11 +861,11 @@ fn linked_bundle(target: &[u8]) -> Option<BundleId> {
 }
 
 pub(super) fn label_name(bytes: &[u8]) -> Result<LabelName, VfsError> {
-    let text = std::str::from_utf8(bytes).map_err(|_| VfsError::Invalid("not a label's name"))?;
+    let text = std::str::from_utf8(bytes).map_err(|_| VfsError::Invalid(NAME_FORM))?;
     if text == LATEST {
         return Err(VfsError::NotPermitted);
     }
-    text.parse().map_err(|_| VfsError::Invalid("not a label's name"))
+    text.parse().map_err(|_| VfsError::Invalid(NAME_FORM))
 }
 
 #[cfg(test)]

@@ -204,6 +204,15 @@ fn diverged_fail_keeps_the_changes_staged_and_says_what_latest_is() {
     let other = commit(&host, &[("b", b"b".to_vec())]);
     let refused = Command::new("sync").arg(&staging).output().unwrap();
     assert!(text(&refused).contains("Stale file handle"), "{}", text(&refused));
+    let status = fs::read_to_string(mnt.join("census/.datamon/status")).unwrap();
+    for line in ["staging: dirty\n", "store_state: answers\n", "last_error: commit of census: latest is "] {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+    assert!(status.contains(&format!("store: {}\n", place.url)), "{status}");
+    // What latest is was learned by the look at labels/.
+    names(&mnt.join("census/labels"));
+    let status = fs::read_to_string(mnt.join("census/.datamon/status")).unwrap();
+    assert!(status.contains("diverged: yes\n"), "{status}");
     let output = two.datamon(["commit", "--json", staging.to_str().unwrap()]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output);

@@ -387,6 +387,25 @@ fn a_gesture_that_means_nothing_has_its_errno_and_changes_nothing() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Why a gesture was refused stands in `status`.
+    for (line, why) in [
+        ("mkdir .hidden", ".hidden: not such a name (letters, digits"),
+        ("touch file", "file: a context holds repos, which mkdir makes"),
+        ("touch census/file", "file: a repo's files go into its staging tree (cp to REPO/staging/; rmdir removes"),
+        ("touch census/labels/v2", "v2: a label is a directory, or a link"),
+        ("mkdir census/bundles/x", "x: bundles are made by commits"),
+        ("ln -s nowhere census/labels/v2", "v2: a label is a link to ../bundles/ID"),
+        ("rmdir census", "census: "),
+        ("rmdir census/labels/v9", "v9: "),
+        ("echo 'pin a' > census/.datamon/ctl", "pin a: unknown command (commit, discard"),
+        ("echo v9 > census/.datamon/labels/v1", "v1: "),
+    ] {
+        let mut command = Command::new("bash");
+        let _ = within(SOON, command.args(["-c", &world.fill(line)]).current_dir(&mnt));
+        let status = fs::read_to_string(mnt.join("census/.datamon/status")).unwrap();
+        let said = status.lines().find_map(|line| line.strip_prefix("last_error: ")).unwrap_or_default();
+        assert!(said.contains(why), "{line}: {why:?} is not said: {said}");
+    }
     for (line, code, words) in COMMITS {
         assert_refused(line, &world.call(line), *code, words);
     }
@@ -439,6 +458,8 @@ fn what_is_anothers_or_in_use_is_refused() {
     let output = world.host.datamon(["mount", "prod/census/staging", third.to_str().unwrap()]).output().unwrap();
     assert_refused("mount of a held tree", &output, FAILED, "another mount has this staging tree");
     assert!(!is_mounted(&third));
+    let status = fs::read_to_string(second.join(".datamon/status")).unwrap();
+    assert!(status.contains("holder: ") && status.contains("another mount has this staging tree"), "{status}");
     let commit = world.host.datamon(["commit", second.to_str().unwrap()]).output().unwrap();
     assert_refused("commit of a held tree", &commit, FAILED, "another mount has this staging tree");
     world.host.umount(&second);

@@ -262,14 +262,18 @@ impl Vfs {
         data: &[u8],
     ) -> Result<(), VfsError> {
         match (text, scope.repo()) {
-            (Text::Ctl, Some(repo)) => self.command(repo, data).await,
+            (Text::Ctl, Some(repo)) => {
+                let outcome = self.command(repo, data).await;
+                self.told(data.trim_ascii(), outcome)
+            }
             (Text::Message, _) => {
                 self.writable()?;
                 Ok(self.message(scope)?.write(offset, data)?)
             }
             (Text::Label(Some(label)), Some(repo)) => {
                 self.writable()?;
-                self.write_label(repo, label, data).await
+                let outcome = self.write_label(repo, label, data).await;
+                self.told(label.as_str().as_bytes(), outcome)
             }
             _ => Err(VfsError::NotPermitted),
         }
@@ -360,9 +364,25 @@ impl Vfs {
         lines.push(format!("version: {}", env!("CARGO_PKG_VERSION")));
         lines.push(format!("pid: {}", std::process::id()));
         lines.push(format!("mounted: {}", self.mounted()));
+        lines.push(format!("store: {}", self.store().url()));
+        let answers = self.store().requests.meter.answers();
+        lines.push(format!("store_state: {}", if answers { "answers" } else { "does not answer" }));
+        let held = self.control.held.lock().expect("nothing panics while it holds the holders").clone();
+        for (id, (name, why)) in held.iter().filter(|(id, _)| repo.is_none_or(|repo| repo.id == **id)) {
+            let is_open = self.tree_slots().iter().any(|key| key.id == *id);
+            if !is_open {
+                lines.extend(repo.is_none().then(|| format!("repo: {name}")));
+                lines.push(format!("holder: {why}"));
+            }
+        }
         for (key, committer) in self.open_trees() {
             if repo.is_none_or(|repo| repo.id == key.id) {
-                let state = if committer.tree().is_dirty() { "dirty" } else { "clean" };
+                let is_dirty = committer.tree().is_dirty();
+                let state = match is_dirty {
+                    _ if self.control.commits.is_running(key.id) => "committing",
+                    true => "dirty",
+                    false => "clean",
+                };
                 let parent =
                     committer.parent().map_or("none".to_owned(), |parent| parent.descriptor().bundle.to_string());
                 if repo.is_none() {
@@ -374,13 +394,19 @@ impl Vfs {
                 lines.push(format!("dirty_bytes: {}", staged.bytes));
                 lines.push(format!("uploaded_bytes: {}", staged.uploaded));
                 lines.push(format!("pending_bytes: {}", staged.bytes.saturating_sub(staged.uploaded)));
+                // By what is known: nobody who asks how things are waits for the store.
+                if let (true, Some(latest)) = (is_dirty, self.known_latest(key.id)) {
+                    let latest = latest.map_or("none".to_owned(), |latest| latest.to_string());
+                    lines.push(format!("diverged: {}", if latest == parent { "no" } else { "yes" }));
+                }
                 lines.push(format!("base: {parent}"));
                 lines.extend(recovered(&committer).map(|found| format!("recovered: {found}")));
             }
         }
         let text = |of: &Shared<Option<String>>| of.lock().expect("nothing panics while it holds a text").clone();
         lines.extend(text(&self.control.last_commit).map(|text| format!("last_commit: {text}")));
-        lines.extend(text(&self.control.last_error).map(|text| format!("last_error: {text}")));
+        lines.extend(text(&self.control.last_error).map(|text| format!("last_error: {}", one_line(&text))));
+        lines.extend(settings.notices.iter().map(|notice| format!("notice: {notice}")));
         let requests = &self.store().requests;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         lines.push(format!(
