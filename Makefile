@@ -3,6 +3,7 @@
 
 PREFIX ?= /usr/local
 SBINDIR ?= /sbin
+MANDIR ?= $(PREFIX)/share/man
 CRASH_ROUNDS ?= 300
 CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
@@ -17,7 +18,7 @@ help:
 	@echo "make acceptance   large real trees through the main job, over a directory and S3; prints a table (root)"
 	@echo "make bench        measure the main job beside the local disk (release build)"
 	@echo "make scale        what grows with the number of files, up to a million (release build)"
-	@echo "make install      install datamon and its mount helpers (PREFIX=$(PREFIX), SBINDIR=$(SBINDIR))"
+	@echo "make install      install datamon, its mount helpers and its manual (PREFIX=$(PREFIX), SBINDIR=$(SBINDIR))"
 	@echo "make uninstall    remove what install installed"
 	@echo "make clean        remove what was built"
 
@@ -67,9 +68,14 @@ install: deps
 	for name in umount.datamon mount.fuse.datamon umount.fuse.datamon; do \
 	    ln -sf mount.datamon "$(DESTDIR)$(SBINDIR)/$$name"; \
 	done
+	"$(TARGET)/release/datamon" man-pages "$(DESTDIR)$(MANDIR)"
+	mkdir -p "$(DESTDIR)$(PREFIX)/share/bash-completion/completions"
+	"$(TARGET)/release/datamon" completions bash > "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/datamon"
 
 uninstall:
-	rm -f "$(DESTDIR)$(PREFIX)/bin/datamon"
+	rm -f "$(DESTDIR)$(PREFIX)/bin/datamon" "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/datamon"
+	rm -f "$(DESTDIR)$(MANDIR)/man1/datamon.1" "$(DESTDIR)$(MANDIR)/man1/datamon-context.1"
+	rm -f "$(DESTDIR)$(MANDIR)/man8/mount.datamon.8"
 	for name in mount.datamon umount.datamon mount.fuse.datamon umount.fuse.datamon; do \
 	    rm -f "$(DESTDIR)$(SBINDIR)/$$name"; \
 	done

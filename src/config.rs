@@ -14,7 +14,6 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +22,7 @@ use crate::model::clock::{Clock, Entropy};
 use crate::model::id::ContextId;
 use crate::model::name::ContextName;
 use crate::store::backend::{self, Place};
+use crate::store::share::Limits;
 use crate::store::{Store, StoreError};
 
 /// Why a context is not known, or could not be written down.
@@ -292,11 +292,11 @@ impl Context {
         &self,
         environment: &Environment,
         over: &BTreeMap<String, String>,
-        timeout: Duration,
+        limits: impl Into<Limits>,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Arc<Store>, StoreError> {
-        Ok(Store::new(self.id, self.places(environment, over)?, timeout, clock, entropy))
+        Ok(Store::new(self.id, self.places(environment, over)?, limits, clock, entropy))
     }
 }
 

@@ -15,5 +15,6 @@ pub mod entry;
 pub mod id;
 pub mod job;
 pub mod limits;
+pub mod metrics;
 pub mod name;
 pub mod path;

@@ -16,9 +16,11 @@ pub mod contract;
 pub mod fault;
 pub mod forgotten;
 pub mod intents;
+pub mod meter;
 pub mod probe;
 pub mod refs;
 pub mod retry;
+pub mod share;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod wire;
@@ -39,6 +41,8 @@ use crate::format::pack::{FinishedPack, PackKind};
 use crate::model::clock::{Clock, Entropy, Timestamp};
 use crate::model::id::{ContextId, IntentId, PackId};
 use backend::{Failure, Place};
+use meter::{Meter, Outcome, Request};
+use share::{Direction, Limits, Turn};
 
 /// Why a store did not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -111,6 +115,8 @@ pub struct Requests {
     pub bytes_in: AtomicU64,
     /// Bytes sent.
     pub bytes_out: AtomicU64,
+    /// Each attempt, by what it was and how it ended.
+    pub meter: Meter,
 }
 
 /// An opened context.
@@ -118,6 +124,8 @@ pub struct Store {
     keys: Keys,
     places: HashMap<Role, Place>,
     timeout: Duration,
+    uploads: Direction,
+    downloads: Direction,
     budget: retry::Budget,
     /// Time, as records see it.
     pub clock: Arc<dyn Clock>,
@@ -144,13 +152,22 @@ impl Store {
     pub fn new(
         context: ContextId,
         places: HashMap<Role, Place>,
-        timeout: Duration,
+        limits: impl Into<Limits>,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Arc<Self> {
-        let requests = Requests::default();
-        let budget = retry::Budget::default();
-        Arc::new(Self { keys: Keys::new(context), places, timeout, budget, clock, entropy, requests })
+        let limits = limits.into();
+        Arc::new(Self {
+            keys: Keys::new(context),
+            places,
+            timeout: limits.timeout,
+            uploads: Direction::new(limits.uploads, limits.bytes_per_second),
+            downloads: Direction::new(limits.downloads, limits.bytes_per_second),
+            budget: retry::Budget::default(),
+            clock,
+            entropy,
+            requests: Requests::default(),
+        })
     }
 
     /// A context of its own in memory: for tests.
@@ -176,6 +193,16 @@ impl Store {
         self.keys.context()
     }
 
+    /// Where the context lies.
+    pub fn url(&self) -> &str {
+        &self.place(Role::Config).url
+    }
+
+    /// Requests on their way now and the most that ever were: writes, and reads with lists.
+    pub fn running(&self) -> [(u64, u64); 2] {
+        [self.uploads.running(), self.downloads.running()]
+    }
+
     fn place(&self, role: Role) -> &Place {
         let place = self.places.get(&role).or_else(|| self.places.get(&Role::Config));
         place.expect("every store is made with a place for the config role")
@@ -197,26 +224,31 @@ impl Store {
     }
 
     async fn read(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
+        let expected = range.as_ref().map(|range| range.end - range.start);
         let attempt = || self.place(key.role).get(&key.path, range.clone());
-        let bytes = self.retrying(key, &self.requests.reads, attempt).await?;
+        let bytes = self.retrying(key, Request::Get, expected.unwrap_or(0), attempt).await?;
+        if expected.is_none() {
+            // How long it is was not known before.
+            self.downloads.pay(bytes.len() as u64);
+        }
         self.requests.bytes_in.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(bytes)
     }
 
     /// The object's length in bytes.
     pub async fn len(&self, key: &ObjectKey) -> Result<u64, StoreError> {
-        self.retrying(key, &self.requests.reads, || self.place(key.role).len(&key.path)).await
+        self.retrying(key, Request::Head, 0, || self.place(key.role).len(&key.path)).await
     }
 
     /// All objects whose name begins with `prefix`, and their lengths, in lexicographic order.
     pub async fn list(&self, prefix: &ObjectKey) -> Result<Vec<(ObjectKey, u64)>, StoreError> {
-        let listed = self.retrying(prefix, &self.requests.lists, || self.place(prefix.role).list(&prefix.path)).await?;
+        let listed = self.retrying(prefix, Request::List, 0, || self.place(prefix.role).list(&prefix.path)).await?;
         Ok(listed.into_iter().map(|(path, len)| (ObjectKey { role: prefix.role, path }, len)).collect())
     }
 
     /// The first object whose name begins with `prefix`: of a chain, its newest record.
     pub async fn first(&self, prefix: &ObjectKey) -> Result<Option<ObjectKey>, StoreError> {
-        let first = self.retrying(prefix, &self.requests.lists, || self.place(prefix.role).first(&prefix.path)).await?;
+        let first = self.retrying(prefix, Request::List, 0, || self.place(prefix.role).first(&prefix.path)).await?;
         Ok(first.map(|path| ObjectKey { role: prefix.role, path }))
     }
 
@@ -230,11 +262,17 @@ impl Store {
     async fn create(&self, key: &ObjectKey, bytes: &Bytes, compare: Compare) -> Result<Put, StoreError> {
         let place = self.place(key.role);
         let limit = retry::attempt_limit(bytes.len() as u64, self.timeout);
-        let deadline = Instant::now() + limit.max(self.timeout);
+        let mut deadline = None;
         let mut attempt = 0;
         loop {
+            let turn = self.turn(&self.uploads, key, bytes.len() as u64).await?;
+            // What is waited for our own turns is not the store's time.
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit.max(self.timeout));
             self.requests.writes.fetch_add(1, Ordering::Relaxed);
+            let start = Instant::now();
             let outcome = tokio::time::timeout(limit, place.create(&key.path, bytes.clone())).await;
+            self.requests.meter.count(Request::Put, key.role, Outcome::of(&outcome), start.elapsed());
+            drop(turn);
             let why = match outcome {
                 Ok(Ok(())) => {
                     self.budget.earn();
@@ -309,22 +347,41 @@ impl Store {
         Ok((object, body))
     }
 
+    /// The right to one request, of so many bytes.
+    async fn turn<'a>(&self, direction: &'a Direction, key: &ObjectKey, bytes: u64) -> Result<Turn<'a>, StoreError> {
+        let turn = direction.turn(bytes, self.timeout).await;
+        turn.ok_or_else(|| StoreError::Unavailable {
+            key: key.clone(),
+            why: "none of the requests before it was answered".to_owned(),
+        })
+    }
+
+    /// Asks until there is an answer that counts; `bytes` are expected with it.
     async fn retrying<T, F>(
         &self,
         key: &ObjectKey,
-        counter: &AtomicU64,
+        request: Request,
+        bytes: u64,
         attempt: impl Fn() -> F,
     ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let deadline = Instant::now() + self.timeout;
+        let counter = if request == Request::List { &self.requests.lists } else { &self.requests.reads };
+        let mut deadline = None;
         let mut attempts = 0;
         loop {
+            let turn = self.turn(&self.downloads, key, bytes).await?;
+            // What is waited for our own turns is not the store's time.
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.timeout);
             counter.fetch_add(1, Ordering::Relaxed);
             // One request that hangs is not the store: it is given up long before the deadline, and asked again.
-            let limit = (Instant::now() + retry::attempt_limit(0, self.timeout)).min(deadline);
-            let why = match tokio::time::timeout_at(limit, attempt()).await {
+            let start = Instant::now();
+            let limit = (start + retry::attempt_limit(0, self.timeout)).min(deadline);
+            let outcome = tokio::time::timeout_at(limit, attempt()).await;
+            self.requests.meter.count(request, key.role, Outcome::of(&outcome), start.elapsed());
+            drop(turn);
+            let why = match outcome {
                 Ok(Ok(value)) => {
                     self.budget.earn();
                     return Ok(value);

@@ -22,6 +22,7 @@ pub mod follow;
 pub mod known;
 pub mod namespace;
 pub mod node;
+pub mod shown;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -158,7 +159,11 @@ impl Vfs {
                 let tree = self.tree(slot)?;
                 Ok(self.staged(slot, tree.lookup(ino, name).await?))
             }
-            Node::Row { slot, row } => {
+            node @ Node::Row { slot, row } => {
+                if name.as_bytes() == control::DIRECTORY && *self.root() == node {
+                    let repo = self.view_key(slot)?.repo;
+                    return Ok(self.control_directory(node::Scope::Repo(repo)));
+                }
                 let snapshot = self.view(slot).await?;
                 let path = snapshot.directory_path(row).await?.ok_or(VfsError::NotDirectory)?;
                 let found = snapshot.lookup(&path, name).await?;
@@ -194,6 +199,7 @@ impl Vfs {
         match self.node(ino)? {
             Node::Staged { slot, ino } => {
                 self.writable()?;
+                let set = self.settings().shown.unless_shown(set);
                 Ok(self.staged(slot, self.tree(slot)?.setattr(ino, set).await?))
             }
             Node::Row { .. } => Err(VfsError::ReadOnly),
@@ -261,7 +267,7 @@ impl Vfs {
                 Ok(self.staged(slot, attr))
             }
             Node::Row { .. } => Err(VfsError::ReadOnly),
-            Node::Name(node) => self.make_name(&node, name, what).await,
+            Node::Name(node) => self.told(name.as_bytes(), self.make_name(&node, name, what).await),
         }
     }
 
@@ -286,7 +292,7 @@ impl Vfs {
                 Ok(self.tree(slot)?.unlink(ino, name).await?)
             }
             Node::Row { slot, .. } => Err(self.refused_below(slot)),
-            Node::Name(node) => self.unlink_name(&node, name).await,
+            Node::Name(node) => self.told(name.as_bytes(), self.unlink_name(&node, name).await),
         }
     }
 
@@ -298,7 +304,7 @@ impl Vfs {
                 Ok(self.tree(slot)?.rmdir(ino, name).await?)
             }
             Node::Row { slot, .. } => Err(self.refused_below(slot)),
-            Node::Name(node) => self.remove_name(&node, name).await,
+            Node::Name(node) => self.told(name.as_bytes(), self.remove_name(&node, name).await),
         }
     }
 
@@ -320,7 +326,7 @@ impl Vfs {
                 Ok(tree.rename(a, from.1, b, to.1, no_replace).await?)
             }
             (Node::Name(a), Node::Name(b)) if a == b && !exchange => {
-                self.rename_name(&a, from.1, to.1, no_replace).await
+                self.told(to.1.as_bytes(), self.rename_name(&a, from.1, to.1, no_replace).await)
             }
             (Node::Row { .. }, _) | (_, Node::Row { .. }) => Err(VfsError::ReadOnly),
             _ => Err(VfsError::OtherTree),
@@ -357,7 +363,7 @@ impl Vfs {
         matches!(self.node(ino), Ok(Node::Row { .. }))
     }
 
-    /// Whether nothing that this mount shows ever changes: what is mounted is a snapshot.
+    /// Whether what is mounted is a snapshot: but for the texts of `.datamon`, nothing that this mount shows ever changes.
     pub fn is_all_immutable(&self) -> bool {
         matches!(self.root(), Node::Row { .. })
     }
@@ -371,7 +377,15 @@ impl Vfs {
                 let Body::File(file) = self.entry(slot, row).await?.body else { return Err(VfsError::IsDirectory) };
                 let chunk: ChunkSize = snapshot.descriptor().chunk_size;
                 let parts = snapshot.reader().read_parts(&file, chunk, range).await;
-                Ok(parts.map_err(crate::snapshot::SnapshotError::from)?)
+                let parts = parts.map_err(crate::snapshot::SnapshotError::from)?;
+                self.note_read(slot, parts.iter().map(|part| part.len() as u64).sum());
+                Ok(parts)
+            }
+            // Where the kernel opens without us there is no handle to keep a text in.
+            Node::Name(NameNode::Text(scope, text)) if self.is_all_immutable() => {
+                let (_, text) = self.rendered(&scope, &text).await?;
+                let end = (text.len() as u64).min(range.end);
+                Ok(vec![text.slice(range.start.min(end) as usize..end as usize)])
             }
             Node::Name(_) => Err(VfsError::Invalid("a text is read through its handle")),
         }
@@ -538,12 +552,13 @@ impl Vfs {
     }
 
     fn writable(&self) -> Result<(), VfsError> {
-        if self.settings().read_only { Err(VfsError::ReadOnly) } else { Ok(()) }
+        if self.is_read_only() { Err(VfsError::ReadOnly) } else { Ok(()) }
     }
 
     fn staged(&self, slot: usize, attr: NodeAttr) -> Found {
         let ino = self.to_kernel(Node::staged_ino(slot, attr.ino));
-        Found { attr: NodeAttr { ino, ..attr }, ttl: Ttl::Long }
+        let attributes = self.settings().shown.of(attr.attributes);
+        Found { attr: NodeAttr { ino, attributes, ..attr }, ttl: Ttl::Long }
     }
 
     fn row(&self, slot: usize, row: crate::snapshot::RowId, entry: &Entry) -> Found {
@@ -560,7 +575,7 @@ impl Vfs {
         let attr = NodeAttr {
             ino: self.to_kernel(Node::row_ino(slot, row)),
             kind: entry.kind(),
-            attributes: entry.attributes,
+            attributes: self.settings().shown.of(entry.attributes),
             atime: entry.attributes.mtime,
             ctime: entry.attributes.mtime,
             size: entry.size(),

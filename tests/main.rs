@@ -2,14 +2,18 @@
 
 mod suites {
     mod faults;
+    mod first_hour;
     mod fuzz;
     mod gestures;
     mod harness;
     mod instants;
     mod kernel;
+    mod look_around;
     mod mount;
+    mod options;
     mod posix;
     mod power;
+    mod refusals;
     mod scripts;
     mod tidy;
     mod trees;

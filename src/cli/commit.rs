@@ -1,6 +1,5 @@
 //! `datamon commit`: makes a bundle of the staging tree that a path lies in.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,8 +7,18 @@ use serde_json::json;
 
 use crate::cli::control;
 use crate::cli::output::{Failure, print_json, print_line};
+use crate::cli::progress::Shown;
 use crate::model::job::{Committed, Verb};
 use crate::model::name::LabelName;
+
+/// For the help.
+pub const EXAMPLES: &str = "\
+Examples:
+  datamon commit /mnt/dm/census/staging
+  datamon commit -m 'August' -l v1 /mnt/dm/census/staging
+  id=$(datamon commit /mnt/dm/census/staging) && ls /mnt/dm/census/bundles/$id
+
+The same without this command: sync /mnt/dm/census/staging";
 
 /// The arguments of `datamon commit`.
 #[derive(Debug, Args)]
@@ -31,17 +40,10 @@ pub struct CommitArgs {
 pub fn run(args: &CommitArgs) -> Result<(), Failure> {
     let labels = args.labels.iter().map(ToString::to_string).collect();
     let verb = Verb::Commit { message: args.message.clone(), labels, all: false };
-    let shown = std::io::stderr().is_terminal();
-    let commits = control::carry_out(&args.path, &verb, |line| {
-        if shown {
-            eprint!("\r\x1b[K{line}");
-        }
-    });
-    if shown {
-        eprint!("\r\x1b[K");
-    }
-    let commits = commits?;
-    let missing = || Failure::new("failed", format!("{}: the daemon named no bundle", args.path.display()));
+    let path = args.path.display().to_string();
+    let commits = control::carry_out(&args.path, &verb, Shown::on_a_terminal("committing"));
+    let commits = commits.map_err(|failure| failure.about(&path))?;
+    let missing = || Failure::new("failed", format!("{path}: the daemon named no bundle"));
     show(commits.first().ok_or_else(missing)?, args.json);
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! A context exists in its store; what these commands write down here is how this host reaches it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,10 +17,12 @@ use crate::config::Context;
 use crate::format::catalog::RepoState;
 use crate::format::context::ContextRecord;
 use crate::format::key::{self, Role};
+use crate::local::db::DatabaseMemory;
 use crate::local::sys;
 use crate::model::clock::Timestamp;
 use crate::model::id::ContextId;
 use crate::model::name::ContextName;
+use crate::staging::tree::{StagingError, TreeLock};
 use crate::store::backend::{self, Place};
 use crate::store::chain::{self, Link};
 use crate::store::probe::{self, Check};
@@ -28,17 +30,35 @@ use crate::store::{Store, StoreError, catalog, forgotten, refs};
 
 /// How long one of these commands waits for a store that does not answer.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Memory for a look at a staging tree's database.
+const DATABASE_BYTES: usize = 8 << 20;
+/// How often, and how many times, it is looked whether a tree is free.
+const ENDING_POLL: Duration = Duration::from_millis(50);
+const ENDING_POLLS: usize = 20;
 /// How old a bundle must be that no history names: a commit under way enters its own within moments.
 const FORGOTTEN_AFTER_SECS: i64 = 15 * 60;
 /// The roles in the order of the context's record.
 const RECORD_ROLES: [Role; 5] = [Role::Meta, Role::VersionedMeta, Role::Blob, Role::Wal, Role::ReadLog];
 
+/// For the help.
+pub const EXAMPLES: &str = "\
+Examples:
+  datamon context create prod --store s3://bucket/prefix --option region=eu-west-1
+  datamon context add s3://bucket/prefix        on another host
+  datamon context check prod";
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum ContextCommand {
     /// Make a context in a store, after probing that the store keeps what datamon rests on
+    #[command(
+        after_help = "Examples:\n  datamon context create prod --store s3://bucket/prefix --option region=eu-west-1\n  datamon context create test --store file:///srv/datamon --description 'to try it'"
+    )]
     Create(Box<CreateArgs>),
     /// Make a context that exists in a store known to this host
+    #[command(
+        after_help = "Examples:\n  datamon context add s3://bucket/prefix --option region=eu-west-1\n  datamon context add s3://bucket/prefix#prod --as lab"
+    )]
     Add {
         /// The store; with several contexts in it, URL#NAME picks one
         url: String,
@@ -50,12 +70,14 @@ pub enum ContextCommand {
         options: Vec<(String, String)>,
     },
     /// List the contexts that this host knows
+    #[command(after_help = "Example:\n  datamon context list --json")]
     List {
         /// A JSON array on stdout
         #[arg(long)]
         json: bool,
     },
     /// Show one context
+    #[command(after_help = "Example:\n  datamon context show prod")]
     Show {
         /// The context
         name: ContextName,
@@ -64,6 +86,9 @@ pub enum ContextCommand {
         json: bool,
     },
     /// Change how this host reaches a context
+    #[command(
+        after_help = "Examples:\n  datamon context edit prod --option profile=lab\n  datamon context edit prod --option profile=      removes it"
+    )]
     Edit {
         /// The context
         name: ContextName,
@@ -72,6 +97,7 @@ pub enum ContextCommand {
         options: Vec<(String, String)>,
     },
     /// Forget a context on this host; the store and staged data stay
+    #[command(after_help = "Example:\n  datamon context remove prod")]
     Remove {
         /// The context
         name: ContextName,
@@ -80,6 +106,7 @@ pub enum ContextCommand {
         force: bool,
     },
     /// Check that a context's stores can be reached and keep what datamon rests on
+    #[command(after_help = "Examples:\n  datamon context check prod\n  datamon context check prod --json")]
     Check {
         /// The context
         name: ContextName,
@@ -140,7 +167,9 @@ pub fn run(command: ContextCommand, host: &Host) -> ExitCode {
         ContextCommand::Remove { name, force } => (false, remove(host, &name, force)),
         ContextCommand::Check { name, json } => (json, runtime.block_on(check(host, &name, json))),
     };
-    output::finish(as_json, result)
+    // The findings say already which checks failed.
+    let is_said = result.as_ref().is_err_and(|failure: &Failure| failure.kind == "check_failed");
+    output::finish(as_json && !is_said, result)
 }
 
 impl Host {
@@ -369,17 +398,38 @@ fn edit(host: &Host, name: &ContextName, options: Vec<(String, String)>) -> Resu
 fn remove(host: &Host, name: &ContextName, force: bool) -> Result<(), Failure> {
     let context = host.places.context(name)?;
     let state = host.places.state.join(context.id.to_string());
-    if !force && holds_anything(&state) {
-        let why = format!("{name}: a staging tree has changes, under {}", state.display());
-        return Err(Failure::new("conflict", format!("{why} (commit or discard them, or --force to keep them there)")));
+    if let (false, Some((tree, why))) = (force, kept_tree(&state)) {
+        let sentence = format!("{name}: a staging tree {why}: {}", tree.display());
+        let remedy = "commit or discard what is in it, and unmount it, or --force to keep it there";
+        return Err(Failure::new("conflict", format!("{sentence} ({remedy})")));
     }
     Ok(host.places.forget(&context)?)
 }
 
-/// Whether a context's state directory holds a staging tree: `<repo id>/<stage name>/`, made by its first change.
-fn holds_anything(state: &Path) -> bool {
+/// A staging tree of a context's state directory, `<repo id>/<stage name>/`, that somebody would miss, and why.
+fn kept_tree(state: &Path) -> Option<(PathBuf, String)> {
     let inside = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    inside(state).any(|repo| inside(&repo).any(|stage| inside(&stage).next().is_some()))
+    let trees = inside(state).flat_map(|repo| inside(&repo).collect::<Vec<_>>());
+    let memory = DatabaseMemory::new(DATABASE_BYTES);
+    trees.filter(|tree| tree.join("db").exists()).find_map(|tree| {
+        let changed = || TreeLock::take(&tree).and_then(|lock| lock.dirty_base(&memory));
+        let mut found = changed();
+        // A daemon that was unmounted a moment ago lets go of it in the next.
+        for _ in 0..ENDING_POLLS {
+            if found.is_ok() {
+                break;
+            }
+            std::thread::sleep(ENDING_POLL);
+            found = changed();
+        }
+        let why = match found {
+            Ok(None) => return None,
+            Ok(Some(_)) => "has changes".to_owned(),
+            Err(StagingError::Busy(_)) => "is in use by a mount".to_owned(),
+            Err(why) => format!("cannot be looked at: {why}"),
+        };
+        Some((tree, why))
+    })
 }
 
 /// One line of `check`.
@@ -562,6 +612,8 @@ mod tests {
         let id = host.places.context(&name).unwrap().id;
         let stage = host.places.state.join(id.to_string()).join("repo/default/db");
         std::fs::create_dir_all(&stage).unwrap();
+        // What cannot be looked at may have changes.
+        std::fs::write(stage.with_file_name("version"), "datamon staging 99\n").unwrap();
         assert_eq!(remove(&host, &name, false).unwrap_err().kind, "conflict");
         remove(&host, &name, true).unwrap();
         assert!(stage.exists() && host.places.context(&name).is_err());

@@ -9,27 +9,34 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::cli::output::{Failure, print_json};
+use crate::cli::output::{Failure, print_json, print_line};
+use crate::cli::progress::Shown;
 use crate::local::sys;
 use crate::model::job::{self, Committed, Job, Progress, Verb};
 
 /// How long the daemon may take to answer that it starts.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// Carries out `verb` on the tree that `path` lies in, and tells `say` how far it is.
+/// Carries out `verb` on the tree that `path` lies in, and shows how far it is.
 ///
 /// What a person is to know besides the commits goes to stderr.
-pub fn carry_out(path: &Path, verb: &Verb, mut say: impl FnMut(&str)) -> Result<Vec<Committed>, Failure> {
+pub fn carry_out(path: &Path, verb: &Verb, mut shown: Shown) -> Result<Vec<Committed>, Failure> {
     let job = submit_in_child(path, verb)?;
     let file = File::open(path).map_err(|why| unreachable_daemon(path, &why))?;
     loop {
         match ask::<_, Progress>(&file, job::WAIT, &job).map_err(|why| unreachable_daemon(path, &why))? {
-            Progress::Running { line } => say(&line),
+            Progress::Running { line, done, total } => shown.show(&line, done, total),
             Progress::Done { commits, notes } => {
+                drop(shown);
                 notes.iter().for_each(|note| eprintln!("datamon: {note}"));
                 return Ok(commits);
             }
-            Progress::Failed { kind, message, .. } => return Err(Failure::new(known_kind(&kind), message)),
+            Progress::Failed { kind, message, commits } => {
+                drop(shown);
+                // Of several trees some may have been committed: their bundles are there.
+                commits.iter().filter(|done| done.changed).for_each(|done| print_line(&done.bundle));
+                return Err(Failure::new(known_kind(&kind), message));
+            }
         }
     }
 }
@@ -46,6 +53,10 @@ fn unreachable_daemon(path: &Path, why: &io::Error) -> Failure {
         return Failure::new("not_datamon", format!("{path}: not in a datamon mount (mount one: datamon mount)"));
     }
     match why.kind() {
+        io::ErrorKind::ResourceBusy => {
+            let sentence = format!("{path}: the staging tree is closed for a moment, or another mount has it");
+            Failure::new("busy", format!("{sentence} (try again, or use the other mount: mount --bind)"))
+        }
         io::ErrorKind::NotConnected => {
             Failure::new("dead", format!("{path}: its daemon has ended (mount it again; nothing staged is lost)"))
         }

@@ -4,6 +4,7 @@
 //! again with `-f --child`; the child says one line on its stdout, `ready` or the refusal, and lives on alone.
 
 mod place;
+mod remount;
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -14,7 +15,8 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::cli::host::Host;
-use crate::cli::options::{BaseOption, MountOptions};
+use crate::cli::metrics;
+use crate::cli::options::{self, BaseOption, MountOptions};
 use crate::cli::output::{Failure, print_line};
 use crate::content::reader::ContentReader;
 use crate::faults::Faults;
@@ -23,8 +25,28 @@ use crate::local::db::DatabaseMemory;
 use crate::local::sys;
 use crate::model::name::ContextName;
 use crate::snapshot::RangeCache;
+use crate::store::share::Limits;
 use crate::telemetry::{self, Destination};
 use crate::vfs::namespace::{BaseChoice, Settings, Source, Vfs};
+use crate::vfs::shown::Shown;
+
+/// For the help.
+pub const EXAMPLES: &str = "\
+Examples:
+  datamon mount prod /mnt/dm                                   a whole context
+  datamon mount prod/census/staging /work                      a repo's writable tree
+  datamon mount prod/census/labels/v1 /data -o ro              a version
+  datamon mount prod /mnt/dm -o base=v1,commit=manual
+  mount -o remount,ro /mnt/dm
+In /etc/fstab:
+  prod/census/labels/v1  /data/census  datamon  ro,_netdev,nofail,x-systemd.automount  0 0
+
+--help lists the options of -o";
+
+/// The same, with all options.
+pub fn long_help() -> String {
+    format!("{EXAMPLES}\n\n{}", options::help()).replace("--help lists the options of -o\n\n", "")
+}
 
 /// The arguments of `datamon mount`.
 #[derive(Debug, Args)]
@@ -46,6 +68,9 @@ pub struct MountArgs {
 
 /// Mounts; in the foreground until it is unmounted.
 pub fn run(args: &MountArgs, host: &Host) -> Result<(), Failure> {
+    if MountOptions::parse(&args.options, sys::identity().0 == 0).map_err(Failure::usage)?.remount {
+        return remount::run(&place::absolute(&args.dir)?, &args.options);
+    }
     if args.foreground || args.child {
         let outcome = serve(args, host);
         if let (true, Err(failure)) = (args.child, &outcome) {
@@ -112,15 +137,26 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     let runtime = runtime.map_err(|why| Failure::new("failed", format!("threads: {why}")))?;
 
     let read_only = options.read_only || matches!(source, Source::Bundle(..) | Source::Label(..));
-    let settings = settings(args, host, &options, &context.name, state.join(context.id.to_string()), read_only)?;
-    let store =
-        context.open(&host.environment, &options.store, options.timeout, host.clock.clone(), host.entropy.clone());
+    let settings = settings(args, host, &options, &context.name, state, read_only)?;
+    // Before the mount appears: an address that is taken is refused.
+    let numbers = options.metrics.map(metrics::bind).transpose()?;
+    let limits = Limits {
+        timeout: options.timeout,
+        uploads: options.requests.0,
+        downloads: options.requests.1,
+        bytes_per_second: options.bytes_per_second,
+    };
+    let store = context.open(&host.environment, &options.store, limits, host.clock.clone(), host.entropy.clone());
     let store = store.map_err(|why| Failure::from(why).about(&args.source))?;
-    let reader = ContentReader::new(store.clone(), options.memory / 4);
+    let make_reader = if options.verify { ContentReader::new } else { ContentReader::unverified };
+    let reader = make_reader(store.clone(), options.memory / 4);
     let ranges = RangeCache::new(options.memory / 8);
     let vfs = runtime.block_on(Vfs::new(store, reader, ranges, settings, source));
     let vfs = vfs.map_err(|why| Failure::new("failed", format!("{}: {why}", args.source)))?;
 
+    if let Some(numbers) = numbers {
+        metrics::serve(numbers, &runtime, Arc::downgrade(&vfs))?;
+    }
     let config = session::MountConfig {
         source: args.source.clone(),
         dir: dir.clone(),
@@ -195,13 +231,28 @@ fn settings(
         },
         refresh: options.refresh,
         owner: (uid, gid),
+        // A user's mount shows everything as the user's.
+        shown: Shown {
+            uid: options.uid.or((uid != 0).then_some(uid)),
+            gid: options.gid.or((uid != 0).then_some(gid)),
+            umask: options.umask,
+        },
         who: place::who(host),
         sync_commits: options.commit_at_sync,
         umount_commits: options.commit_at_umount,
         message: options.message.clone(),
         labels: options.labels.clone(),
         fail_if_diverged: options.fail_if_diverged,
+        notices: notices(uid, options),
         database_memory: DatabaseMemory::new((options.memory / 4) as usize),
         faults: Arc::new(faults),
     })
+}
+
+/// What a person is to know of this mount.
+fn notices(uid: u32, options: &MountOptions) -> Vec<String> {
+    let closed = "other users, root too, cannot look in (-o allow_other, if /etc/fuse.conf has user_allow_other)";
+    let unverified = "what is read is not verified (verify=off): wrong bytes may pass";
+    let all = [(uid != 0 && !options.allow_other, closed), (!options.verify, unverified)];
+    all.into_iter().filter(|(holds, _)| *holds).map(|(_, notice)| notice.to_owned()).collect()
 }

@@ -22,7 +22,7 @@ pub struct Failure {
 impl Failure {
     /// A failure from a sentence that may end in its remedy, in parentheses.
     pub fn new(kind: &'static str, sentence: impl Into<String>) -> Self {
-        let sentence = sentence.into();
+        let sentence = without_numbers(&sentence.into());
         let split = sentence.strip_suffix(')').and_then(|rest| rest.rsplit_once(" ("));
         match split.map(|(message, remedy)| (message.to_owned(), remedy.to_owned())) {
             Some((message, remedy)) => Self { kind, message, remedy: Some(remedy) },
@@ -70,6 +70,14 @@ impl Failure {
         eprintln!("{}", self.line());
         ExitCode::from(self.code())
     }
+}
+
+/// A sentence without the numbers that std puts behind the system's words, as ` (os error 2)`: they are no remedy.
+fn without_numbers(sentence: &str) -> String {
+    let mut parts = sentence.split(" (os error ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    let behind = |part: &str| part.split_once(')').map_or_else(|| part.to_owned(), |(_, rest)| rest.to_owned());
+    parts.fold(first, |all, part| all + &behind(part))
 }
 
 impl From<StoreError> for Failure {
@@ -138,6 +146,14 @@ mod tests {
         assert_eq!(failure.json()["error"]["remedy"], "check the rights");
         assert_eq!(failure.json()["error"]["kind"], "denied");
         assert_eq!(failure.code(), 1);
+    }
+
+    #[test]
+    fn an_errors_number_is_no_remedy() {
+        let plain = Failure::new("x", "/a: No such file or directory (os error 2)");
+        assert_eq!((&plain.message[..], plain.remedy), ("/a: No such file or directory", None));
+        let both = Failure::new("x", "/a: In use (os error 16) (choose another)");
+        assert_eq!(both.line(), "datamon: /a: In use (choose another)");
     }
 
     #[test]

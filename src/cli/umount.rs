@@ -11,8 +11,15 @@ use clap::Args;
 
 use crate::cli::control;
 use crate::cli::output::{Failure, print_line};
+use crate::cli::progress::Shown;
 use crate::local::sys;
 use crate::model::job::Verb;
+
+/// For the help.
+pub const EXAMPLES: &str = "\
+Examples:
+  datamon umount /mnt/dm
+  datamon umount --lazy /mnt/dm      leaves what changed staged; the next mount finds it";
 
 /// The arguments of `datamon umount`.
 #[derive(Debug, Args)]
@@ -24,7 +31,7 @@ pub struct UmountArgs {
     #[arg(short, long)]
     force: bool,
     /// Accepted for umount(8)
-    #[arg(short, long)]
+    #[arg(short, long, hide = true)]
     read_only: bool,
     /// The mount point
     dir: PathBuf,
@@ -41,6 +48,8 @@ pub struct Mounted {
     pub kind: String,
     /// What, as mount(8) shows it.
     pub source: String,
+    /// Options of this mount point: `rw,nosuid,nodev,relatime`.
+    pub options: String,
 }
 
 /// Unmounts, after committing what changed.
@@ -65,15 +74,15 @@ pub fn run(args: &UmountArgs) -> Result<(), Failure> {
     };
     let unmounted = committed.and_then(|()| detach(&mounted.dir, How::default()));
     if unmounted.is_err() {
-        let _ = control::carry_out(&mounted.dir, &Verb::Thaw, |_| {});
+        let _ = control::carry_out(&mounted.dir, &Verb::Thaw, Shown::nothing());
     }
     unmounted
 }
 
 fn commit_all(dir: &Path) -> Result<(), Failure> {
-    control::carry_out(dir, &Verb::Freeze, |_| {})?;
+    control::carry_out(dir, &Verb::Freeze, Shown::nothing())?;
     let verb = Verb::Commit { message: None, labels: Vec::new(), all: true };
-    for done in control::carry_out(dir, &verb, |_| {})? {
+    for done in control::carry_out(dir, &verb, Shown::on_a_terminal("committing"))? {
         if done.changed {
             print_line(&done.bundle);
         }
@@ -127,7 +136,7 @@ pub fn mounts() -> Result<Vec<Mounted>, Failure> {
 }
 
 /// The topmost datamon mount at `dir`, without touching it: its daemon may be dead.
-fn find<'a>(mounts: &'a [Mounted], dir: &Path) -> Option<&'a Mounted> {
+pub fn find<'a>(mounts: &'a [Mounted], dir: &Path) -> Option<&'a Mounted> {
     let at = |dir: &Path| mounts.iter().rev().find(|mounted| mounted.dir == dir && mounted.kind == "fuse.datamon");
     let by_parent = || Some(fs::canonicalize(dir.parent()?).ok()?.join(dir.file_name()?));
     at(dir).or_else(|| at(&by_parent()?))
@@ -139,7 +148,8 @@ fn parse(line: &[u8]) -> Option<Mounted> {
     let text = |word: Vec<u8>| String::from_utf8_lossy(&word).into_owned();
     let device = text(before.nth(2)?);
     let dir = PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(before.nth(1)?));
-    Some(Mounted { device, dir, kind: text(halves.next()?), source: text(halves.next()?) })
+    let options = text(before.next()?);
+    Some(Mounted { device, dir, kind: text(halves.next()?), source: text(halves.next()?), options })
 }
 
 /// Undoes the kernel's `\040` for a space, and the like.
@@ -165,7 +175,7 @@ mod tests {
         let mounted = parse(line).unwrap();
         assert_eq!(mounted.dir, PathBuf::from("/mnt/a b"));
         assert_eq!((mounted.device.as_str(), mounted.kind.as_str()), ("0:98", "fuse.datamon"));
-        assert_eq!(mounted.source, "prod/census");
+        assert_eq!((&mounted.source[..], &mounted.options[..]), ("prod/census", "rw,noatime"));
         assert_eq!(parse(b""), None);
     }
 
@@ -176,6 +186,7 @@ mod tests {
             dir: "/m".into(),
             kind: kind.into(),
             source: source.into(),
+            options: String::new(),
         };
         let mounts = [mount("a", "fuse.datamon"), mount("b", "fuse.datamon"), mount("c", "ext4")];
         assert_eq!(find(&mounts, Path::new("/m")).unwrap().source, "b");

@@ -10,11 +10,13 @@
 //! # Invariants
 //!
 //! 1. Bytes that do not hash to their chunk's id are never returned: they are fetched once more, then refused by name.
+//!    (A reader made by [`ContentReader::unverified`] alone does not look: read-only mounts with `verify=off`.)
 //! 2. The caches together hold at most the bytes they were made for; what is on its way ahead of readers is bounded by
 //!    a quarter of them.
 //! 3. A read of cached bytes is ready at its first poll. Large chunks are verified off the threads that answer.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
@@ -97,11 +99,37 @@ pub struct ContentReader {
     /// Small-file blocks and metadata.
     cache: Cache<Wanted, Cached>,
     streams: Mutex<Streams>,
+    /// Whether chunks are compared with their ids. Without that wrong bytes pass: for measuring the price alone.
+    verifies: bool,
+    /// Chunks that were asked for.
+    asked: AtomicU64,
+    /// Those of them that were not there.
+    missed: AtomicU64,
+}
+
+/// What the caches hold, and how often that was enough.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CacheState {
+    /// Bytes held.
+    pub bytes: u64,
+    /// Chunks found there.
+    pub hits: u64,
+    /// Chunks that had to be fetched.
+    pub misses: u64,
 }
 
 impl ContentReader {
     /// A reader with caches of `cache_bytes`.
     pub fn new(store: Arc<Store>, cache_bytes: u64) -> Arc<Self> {
+        Arc::new(Self::with(store, cache_bytes, true))
+    }
+
+    /// The same that compares nothing with its id.
+    pub fn unverified(store: Arc<Store>, cache_bytes: u64) -> Arc<Self> {
+        Arc::new(Self::with(store, cache_bytes, false))
+    }
+
+    fn with(store: Arc<Store>, cache_bytes: u64, verifies: bool) -> Self {
         // A quarter is plenty for what is small; the rest is for what streams.
         let small = cache_bytes / 4;
         let cache = Cache::builder().max_capacity(small).weigher(|_, value: &Cached| value.weight()).build();
@@ -110,7 +138,18 @@ impl ContentReader {
             .eviction_policy(EvictionPolicy::lru())
             .weigher(|_, (_, bytes): &(ChunkId, Bytes)| u32::try_from(bytes.len() + 128).unwrap_or(u32::MAX))
             .build();
-        Arc::new(Self { store, chunks, cache, streams: Mutex::new(Streams::new(cache_bytes / 4)) })
+        let streams = Mutex::new(Streams::new(cache_bytes / 4));
+        Self { store, chunks, cache, streams, verifies, asked: AtomicU64::new(0), missed: AtomicU64::new(0) }
+    }
+
+    /// What the caches hold now.
+    pub async fn cache_state(&self) -> CacheState {
+        // What was put in a moment ago is not counted before that.
+        self.chunks.run_pending_tasks().await;
+        self.cache.run_pending_tasks().await;
+        let (asked, misses) = (self.asked.load(Ordering::Relaxed), self.missed.load(Ordering::Relaxed));
+        let bytes = self.chunks.weighted_size() + self.cache.weighted_size();
+        CacheState { bytes, hits: asked.saturating_sub(misses), misses }
     }
 
     /// The bytes `range` of the file, cut at its end, in one piece.
@@ -227,11 +266,11 @@ impl ContentReader {
     async fn fetch_run(&self, run: &Arc<Run>) -> Option<Vec<Bytes>> {
         let key = self.store.keys().pack(PackKind::Data, run.pack);
         let bytes = self.store.get_range(&key, run.bytes.clone()).await.ok()?;
-        let run = run.clone();
+        let (run, verifies) = (run.clone(), self.verifies);
         let verified = tokio::task::spawn_blocking(move || {
             let chunk = |(id, at): &(ChunkId, Locator)| {
                 let start = (at.offset - run.bytes.start) as usize;
-                verified(*id, at, &bytes.slice(start..start + at.stored as usize)).ok()
+                verified(*id, at, &bytes.slice(start..start + at.stored as usize), verifies).ok()
             };
             run.records.iter().map(chunk).collect::<Option<Vec<_>>>()
         });
@@ -260,6 +299,7 @@ impl ContentReader {
     /// A whole chunk, verified.
     pub async fn chunk(&self, id: ChunkId, at: Locator) -> Result<Bytes, ContentError> {
         let place = (PackKind::Data, at.pack, at.offset);
+        self.asked.fetch_add(1, Ordering::Relaxed);
         if is_whole(&at) {
             let (found, bytes) = self.whole_chunk(id, at).await?;
             // Two ids for one place: one of them is wrong.
@@ -267,7 +307,7 @@ impl ContentReader {
         }
         for _ in 0..2 {
             let block = self.block_bytes(at).await?;
-            if let Some(bytes) = member(&block, id, &at) {
+            if let Some(bytes) = member(&block, id, &at, self.verifies) {
                 return Ok(bytes);
             }
             self.cache.invalidate(&Wanted::Block(at.pack, at.offset)).await;
@@ -280,6 +320,7 @@ impl ContentReader {
         if let Some(found) = self.chunks.get(&key).await {
             return Ok(found);
         }
+        self.missed.fetch_add(1, Ordering::Relaxed);
         let fetched = self.chunks.try_get_with(key, self.fetch_chunk(id, &at)).await;
         fetched.map_err(|error: Arc<ContentError>| (*error).clone())
     }
@@ -289,10 +330,10 @@ impl ContentReader {
         for _ in 0..2 {
             let stored = self.store.get_record(PackKind::Data, at.pack, at.offset, at.stored).await?;
             let outcome = if at.raw <= INLINE_VERIFY_BYTES_MAX {
-                verified(id, at, &stored)
+                verified(id, at, &stored, self.verifies)
             } else {
-                let at = *at;
-                let verifying = tokio::task::spawn_blocking(move || verified(id, &at, &stored));
+                let (at, verifies) = (*at, self.verifies);
+                let verifying = tokio::task::spawn_blocking(move || verified(id, &at, &stored, verifies));
                 verifying.await.expect("verifying does not panic")
             };
             match outcome {
@@ -310,6 +351,7 @@ impl ContentReader {
         if let Some(Cached::Block(found)) = self.cache.get(&key).await {
             return Ok(found);
         }
+        self.missed.fetch_add(1, Ordering::Relaxed);
         let fetch = async {
             let mut why = FormatError::Hash;
             for _ in 0..2 {
@@ -441,6 +483,11 @@ impl ContentReader {
         ContentError::Corrupt { key: self.store.keys().pack(kind, pack), why }
     }
 
+    /// Whether what is read is compared with its id.
+    pub fn verifies(&self) -> bool {
+        self.verifies
+    }
+
     /// The store that is read from.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
@@ -453,16 +500,16 @@ fn is_whole(at: &Locator) -> bool {
 }
 
 /// The chunk that a record is, if it is what its id says.
-fn verified(id: ChunkId, at: &Locator, stored: &Bytes) -> Result<Bytes, FormatError> {
+fn verified(id: ChunkId, at: &Locator, stored: &Bytes, verifies: bool) -> Result<Bytes, FormatError> {
     let raw = decode_record(at.codec, stored, at.raw)?;
-    if ChunkId::of(&raw) == id { Ok(raw) } else { Err(FormatError::Hash) }
+    if !verifies || ChunkId::of(&raw) == id { Ok(raw) } else { Err(FormatError::Hash) }
 }
 
 /// A chunk of a small-file block, if it is what its id says.
-fn member(block: &Bytes, id: ChunkId, at: &Locator) -> Option<Bytes> {
+fn member(block: &Bytes, id: ChunkId, at: &Locator, verifies: bool) -> Option<Bytes> {
     let end = at.inner.checked_add(at.len)? as usize;
     let bytes = block.get(at.inner as usize..end)?;
-    (ChunkId::of(bytes) == id).then(|| block.slice(at.inner as usize..end))
+    (!verifies || ChunkId::of(bytes) == id).then(|| block.slice(at.inner as usize..end))
 }
 
 /// `len` zeros, without allocating up to 1 MiB.

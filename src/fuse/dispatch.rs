@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
@@ -33,6 +33,7 @@ use super::reply::{Abandon, Answer, Created, Given, OpenedHandle, StatfsReply, X
 use super::waiters;
 use crate::model::entry::{Body, Region};
 use crate::model::job;
+use crate::model::metrics::Operation;
 use crate::model::name::{FileName, NameError};
 use crate::staging::tree::{Caller, SetAttr, StagingError};
 use crate::vfs::error::VfsError;
@@ -71,36 +72,37 @@ impl Dispatch {
     }
 
     /// Answers now if the future is ready, else later.
-    fn answer<T, F, R>(&self, request: &Request, future: F, reply: R)
+    fn answer<T, F, R>(&self, request: &Request, operation: Operation, future: F, reply: R)
     where
         T: Abandon,
         F: Future<Output = Result<T, VfsError>> + Send + 'static,
         R: Answer<T>,
     {
-        self.answer_change(request, Touched::new(), future, reply);
+        self.answer_change(request, operation, Touched::new(), future, reply);
     }
 
     /// The same, of a request that changes these names.
-    fn answer_change<T, F, R>(&self, request: &Request, touched: Touched, future: F, reply: R)
+    fn answer_change<T, F, R>(&self, request: &Request, operation: Operation, touched: Touched, future: F, reply: R)
     where
         T: Abandon,
         F: Future<Output = Result<T, VfsError>> + Send + 'static,
         R: Answer<T>,
     {
         let _paced = self.pace.request();
+        let timed = Timed::new(operation);
         let mut future = Box::pin(future);
         let _runtime = self.runtime.enter();
         let mut context = Context::from_waker(Waker::noop());
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context)));
         match polled {
             Ok(Poll::Ready(outcome)) => {
-                if finish(&self.vfs, outcome, reply) == Outcome::InDoubt && !touched.is_empty() {
+                if finish(&self.vfs, timed, outcome, reply) == Outcome::InDoubt && !touched.is_empty() {
                     let vfs = self.vfs.clone();
                     self.runtime.spawn(async move { vfs.forget_touched(touched).await });
                 }
             }
             Ok(Poll::Pending) => {
-                let waiting = Waiting { vfs: self.vfs.clone(), handles: self.handles.clone(), touched };
+                let waiting = Waiting { vfs: self.vfs.clone(), handles: self.handles.clone(), touched, timed };
                 self.runtime.spawn(waiting.wait(request.pid(), self.runtime.spawn(future), reply));
             }
             Err(_) => {
@@ -120,7 +122,7 @@ impl Dispatch {
             window.reach(&vfs, ino.0, Listing::behind_dots(offset), epoch).await?;
             Ok(Listing { ino: ino.0, window, offset, pass })
         };
-        self.answer(request, future, reply);
+        self.answer(request, Operation::Readdir, future, reply);
     }
 }
 
@@ -129,6 +131,7 @@ struct Waiting {
     vfs: Arc<Vfs>,
     handles: Arc<Handles>,
     touched: Touched,
+    timed: Timed,
 }
 
 impl Waiting {
@@ -141,7 +144,7 @@ impl Waiting {
         loop {
             match tokio::time::timeout(LOOK_AT_CALLERS, &mut task).await {
                 Ok(Ok(outcome)) => {
-                    if finish(&self.vfs, outcome, reply) == Outcome::InDoubt {
+                    if finish(&self.vfs, self.timed, outcome, reply) == Outcome::InDoubt {
                         self.vfs.forget_touched(self.touched).await;
                     }
                     return;
@@ -150,7 +153,10 @@ impl Waiting {
                     tracing::error!("a request's handler panicked: this is a bug");
                     return reply.refuse(Errno::EIO);
                 }
-                Err(_) if waiters::is_dying(tid) => break reply.refuse(Errno::EINTR),
+                Err(_) if waiters::is_dying(tid) => {
+                    self.timed.end(&self.vfs, true);
+                    break reply.refuse(Errno::EINTR);
+                }
                 Err(_) => {}
             }
         }
@@ -171,7 +177,26 @@ enum Outcome {
     InDoubt,
 }
 
-fn finish<T, R: Answer<T>>(vfs: &Vfs, outcome: Result<T, VfsError>, reply: R) -> Outcome {
+/// A request that is being answered.
+#[derive(Debug, Clone, Copy)]
+struct Timed {
+    operation: Operation,
+    start: Instant,
+}
+
+impl Timed {
+    fn new(operation: Operation) -> Self {
+        Self { operation, start: Instant::now() }
+    }
+
+    /// Counts it, a moment before it is answered.
+    fn end(self, vfs: &Vfs, refused: bool) {
+        vfs.operations.record(self.operation, self.start.elapsed(), refused);
+    }
+}
+
+fn finish<T, R: Answer<T>>(vfs: &Vfs, timed: Timed, outcome: Result<T, VfsError>, reply: R) -> Outcome {
+    timed.end(vfs, outcome.is_err());
     match outcome {
         Ok(value) => {
             reply.ok(vfs, value);
@@ -235,6 +260,8 @@ impl Filesystem for Dispatch {
             let mut without = |capability| config.add_capabilities(capability).is_ok();
             self.opens_nothing =
                 (without(InitFlags::FUSE_NO_OPEN_SUPPORT), without(InitFlags::FUSE_NO_OPENDIR_SUPPORT));
+            // The texts of `.datamon` are cached as files are: their time says when they are others.
+            without(InitFlags::FUSE_AUTO_INVAL_DATA);
         }
         let _ = config.set_max_write(WRITE_BYTES_MAX);
         let _ = config.set_max_readahead(WRITE_BYTES_MAX);
@@ -249,7 +276,7 @@ impl Filesystem for Dispatch {
             let pass = vfs.enter(parent.0).await;
             Ok(Given { value: vfs.look(parent.0, &name).await?, pass })
         };
-        self.answer(request, future, reply);
+        self.answer(request, Operation::Lookup, future, reply);
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
@@ -263,7 +290,7 @@ impl Filesystem for Dispatch {
             vfs.follow(ino.0, false).await;
             vfs.getattr(ino.0).await
         };
-        self.answer(request, future, reply);
+        self.answer(request, Operation::Getattr, future, reply);
     }
 
     fn setattr(
@@ -296,12 +323,12 @@ impl Filesystem for Dispatch {
         let kill_privileges = mode.is_none() && (uid.is_some() || gid.is_some() || is_cut_by_user);
         let permissions = mode.map(|mode| (mode & 0o7777) as u16);
         let set = SetAttr { permissions, uid, gid, size, atime, mtime, kill_privileges };
-        self.answer(request, async move { vfs.setattr(ino.0, set).await }, reply);
+        self.answer(request, Operation::Setattr, async move { vfs.setattr(ino.0, set).await }, reply);
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
         let vfs = self.vfs.clone();
-        self.answer(request, async move { vfs.readlink(ino.0).await }, reply);
+        self.answer(request, Operation::Readlink, async move { vfs.readlink(ino.0).await }, reply);
     }
 
     fn mknod(
@@ -338,14 +365,20 @@ impl Filesystem for Dispatch {
         let name = name_or!(name, reply);
         let vfs = self.vfs.clone();
         let touched = vec![(parent.0, name.clone())];
-        self.answer_change(request, touched, async move { vfs.unlink(parent.0, &name).await }, reply);
+        self.answer_change(
+            request,
+            Operation::Unlink,
+            touched,
+            async move { vfs.unlink(parent.0, &name).await },
+            reply,
+        );
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name_or!(name, reply);
         let vfs = self.vfs.clone();
         let touched = vec![(parent.0, name.clone())];
-        self.answer_change(request, touched, async move { vfs.rmdir(parent.0, &name).await }, reply);
+        self.answer_change(request, Operation::Rmdir, touched, async move { vfs.rmdir(parent.0, &name).await }, reply);
     }
 
     fn rename(
@@ -367,7 +400,7 @@ impl Filesystem for Dispatch {
         let vfs = self.vfs.clone();
         let touched = vec![(parent.0, from.clone()), (to_parent.0, to.clone())];
         let future = async move { vfs.rename((parent.0, &from), (to_parent.0, &to), no_replace, exchange).await };
-        self.answer_change(request, touched, future, reply);
+        self.answer_change(request, Operation::Rename, touched, future, reply);
     }
 
     fn link(&self, request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -378,7 +411,7 @@ impl Filesystem for Dispatch {
             let pass = vfs.enter(parent.0).await;
             Ok(Given { value: vfs.link(ino.0, parent.0, &name).await?, pass })
         };
-        self.answer_change(request, touched, future, reply);
+        self.answer_change(request, Operation::Link, touched, future, reply);
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -395,10 +428,16 @@ impl Filesystem for Dispatch {
         let for_writing = flags.0 & libc::O_ACCMODE != libc::O_RDONLY || cut.is_some();
         if !for_writing && self.vfs.is_immutable(ino.0) {
             let _paced = self.pace.request();
+            Timed::new(Operation::Open).end(&self.vfs, false);
             return reply.opened(IMMUTABLE, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
         }
         let (vfs, handles) = (self.vfs.clone(), self.handles.clone());
-        self.answer(request, async move { open(&vfs, &handles, ino.0, for_writing, cut).await }, reply);
+        self.answer(
+            request,
+            Operation::Open,
+            async move { open(&vfs, &handles, ino.0, for_writing, cut).await },
+            reply,
+        );
     }
 
     fn create(
@@ -425,7 +464,7 @@ impl Filesystem for Dispatch {
             let opened = open(&vfs, &handles, value.attr.ino, true, None).await?;
             Ok(Created { given: Given { value, pass }, opened })
         };
-        self.answer_change(request, touched, future, reply);
+        self.answer_change(request, Operation::Create, touched, future, reply);
     }
 
     fn read(
@@ -445,11 +484,11 @@ impl Filesystem for Dispatch {
         }
         if let Some(Handle::Rows(rows)) = self.handles.get(handle) {
             let future = async move { rows.lock().await.read(offset, size as usize).await };
-            return self.answer(request, future, reply);
+            return self.answer(request, Operation::Read, future, reply);
         }
         let vfs = self.vfs.clone();
         let range = offset..offset.saturating_add(size.into());
-        self.answer(request, async move { vfs.read(ino.0, range).await }, reply);
+        self.answer(request, Operation::Read, async move { vfs.read(ino.0, range).await }, reply);
     }
 
     fn write(
@@ -467,11 +506,12 @@ impl Filesystem for Dispatch {
         let append = flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         // The data lies in fuser's buffer until we return: what can be done at once needs no copy of it.
+        let timed = Timed::new(Operation::Write);
         let now = || self.vfs.write_now(ino.0, offset, data, append, kill);
         match catch_unwind(AssertUnwindSafe(now)) {
             Ok(Some(outcome)) => {
                 let _paced = self.pace.request();
-                finish(&self.vfs, outcome.map(|()| data.len() as u32), reply);
+                finish(&self.vfs, timed, outcome.map(|()| data.len() as u32), reply);
                 return;
             }
             Ok(None) => {}
@@ -485,7 +525,7 @@ impl Filesystem for Dispatch {
             vfs.write(ino.0, offset, &data, append, kill).await?;
             Ok(data.len() as u32)
         };
-        self.answer(request, future, reply);
+        self.answer(request, Operation::Write, future, reply);
     }
 
     fn flush(&self, _request: &Request, _ino: INodeNo, _handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
@@ -515,17 +555,17 @@ impl Filesystem for Dispatch {
             return reply.ok();
         }
         let vfs = self.vfs.clone();
-        self.answer(request, async move { vfs.release(ino.0).await }, reply);
+        self.answer(request, Operation::Release, async move { vfs.release(ino.0).await }, reply);
     }
 
     fn fsync(&self, request: &Request, ino: INodeNo, _handle: FileHandle, _data: bool, reply: ReplyEmpty) {
         let vfs = self.vfs.clone();
-        self.answer(request, async move { vfs.fsync(ino.0).await }, reply);
+        self.answer(request, Operation::Fsync, async move { vfs.fsync(ino.0).await }, reply);
     }
 
     fn fsyncdir(&self, request: &Request, ino: INodeNo, _handle: FileHandle, _data: bool, reply: ReplyEmpty) {
         let vfs = self.vfs.clone();
-        self.answer(request, async move { vfs.fsync(ino.0).await }, reply);
+        self.answer(request, Operation::Fsync, async move { vfs.fsync(ino.0).await }, reply);
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -550,7 +590,7 @@ impl Filesystem for Dispatch {
             let handle = handles.add(Handle::Directory(SharedWindow::default()));
             Ok(OpenedHandle { ino: ino.0, handle, flags, is_counted: false })
         };
-        self.answer(request, future, reply);
+        self.answer(request, Operation::Opendir, future, reply);
     }
 
     fn readdir(&self, request: &Request, ino: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
@@ -568,7 +608,7 @@ impl Filesystem for Dispatch {
 
     fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {
         let vfs = self.vfs.clone();
-        self.answer(request, async move { vfs.statfs(ino.0).await }, StatfsReply(reply));
+        self.answer(request, Operation::Statfs, async move { vfs.statfs(ino.0).await }, StatfsReply(reply));
     }
 
     fn setxattr(
@@ -585,12 +625,17 @@ impl Filesystem for Dispatch {
         let (create, replace) = (flags & libc::XATTR_CREATE != 0, flags & libc::XATTR_REPLACE != 0);
         let caller = caller(request, 0);
         let future = async move { vfs.setxattr(ino.0, &name, &value, create, replace, caller).await };
-        self.answer(request, future, reply);
+        self.answer(request, Operation::Xattr, future, reply);
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let (vfs, name) = (self.vfs.clone(), name.as_bytes().to_vec());
-        self.answer(request, async move { vfs.getxattr(ino.0, &name).await }, XattrReply(reply, size));
+        self.answer(
+            request,
+            Operation::Xattr,
+            async move { vfs.getxattr(ino.0, &name).await },
+            XattrReply(reply, size),
+        );
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
@@ -599,12 +644,12 @@ impl Filesystem for Dispatch {
             let names = vfs.listxattr(ino.0).await?;
             Ok(names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect())
         };
-        self.answer(request, future, XattrReply(reply, size));
+        self.answer(request, Operation::Xattr, future, XattrReply(reply, size));
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (vfs, name) = (self.vfs.clone(), name.as_bytes().to_vec());
-        self.answer(request, async move { vfs.removexattr(ino.0, &name).await }, reply);
+        self.answer(request, Operation::Xattr, async move { vfs.removexattr(ino.0, &name).await }, reply);
     }
 
     fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
@@ -633,11 +678,16 @@ impl Filesystem for Dispatch {
                     }
                     encoded(job::encode(&vfs.submit(ino.0, verb)?))
                 };
-                self.answer(request, future, reply);
+                self.answer(request, Operation::Ioctl, future, reply);
             }
             job::WAIT => {
                 let Some(job) = job::decode::<job::Job>(input) else { return reply.error(Errno::EINVAL) };
-                self.answer(request, async move { encoded(job::encode(&vfs.wait(job).await?)) }, reply);
+                self.answer(
+                    request,
+                    Operation::Ioctl,
+                    async move { encoded(job::encode(&vfs.wait(job).await?)) },
+                    reply,
+                );
             }
             _ => reply.error(Errno::ENOTTY),
         }
@@ -662,7 +712,7 @@ impl Filesystem for Dispatch {
             return reply.error(Errno::EOPNOTSUPP);
         }
         let (vfs, how) = (self.vfs.clone(), Allocate { zero: zero || punch, keep_size, kill: is_user(request) });
-        self.answer(request, async move { vfs.allocate(ino.0, offset..end, how).await }, reply);
+        self.answer(request, Operation::Allocate, async move { vfs.allocate(ino.0, offset..end, how).await }, reply);
     }
 
     fn lseek(&self, request: &Request, ino: INodeNo, _handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
@@ -673,7 +723,7 @@ impl Filesystem for Dispatch {
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
         let vfs = self.vfs.clone();
-        self.answer(request, async move { Ok(vfs.seek(ino.0, offset, region).await? as i64) }, reply);
+        self.answer(request, Operation::Seek, async move { Ok(vfs.seek(ino.0, offset, region).await? as i64) }, reply);
     }
 }
 
@@ -697,7 +747,7 @@ impl Dispatch {
             let pass = vfs.enter(parent.0).await;
             Ok(Given { value: vfs.make(parent.0, &name, permissions, what, caller).await?, pass })
         };
-        self.answer_change(request, touched, future, reply);
+        self.answer_change(request, Operation::Make, touched, future, reply);
     }
 }
 

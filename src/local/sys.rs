@@ -113,6 +113,35 @@ pub fn mount_fuse(source: &str, target: &Path, flags: u64, options: &str) -> io:
     })
 }
 
+/// What a remount sets of a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MountFlags {
+    /// No changes.
+    pub read_only: bool,
+    /// Set-user-id programs run as their owner.
+    pub suid: bool,
+    /// Device nodes are devices.
+    pub dev: bool,
+    /// Programs run.
+    pub exec: bool,
+}
+
+/// Gives the mount at `target` other flags (mount(2), MS_REMOUNT); what it does about access times stays.
+pub fn remount(target: &Path, flags: MountFlags) -> io::Result<()> {
+    let target = c_path(target)?;
+    let wanted = [
+        (flags.read_only, libc::MS_RDONLY),
+        (!flags.suid, libc::MS_NOSUID),
+        (!flags.dev, libc::MS_NODEV),
+        (!flags.exec, libc::MS_NOEXEC),
+    ];
+    let flags =
+        wanted.into_iter().filter(|(is_wanted, _)| *is_wanted).fold(libc::MS_REMOUNT, |all, (_, flag)| all | flag);
+    let nothing = std::ptr::null();
+    // SAFETY: a NUL-terminated string that lives during the call; a remount takes null for the others.
+    check(unsafe { libc::mount(nothing, target.as_ptr(), nothing, flags, nothing.cast()) })
+}
+
 /// Detaches the mount at `target` (umount2(2)); `flags` as there.
 pub fn umount(target: &Path, flags: i32) -> io::Result<()> {
     let target = c_path(target)?;

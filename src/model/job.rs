@@ -39,6 +39,11 @@ pub enum Verb {
     Freeze,
     /// Let changes go on.
     Thaw,
+    /// The mount becomes read-only, or writable again.
+    Remount {
+        /// Which of both.
+        read_only: bool,
+    },
 }
 
 /// A job of the daemon.
@@ -56,6 +61,12 @@ pub enum Progress {
     Running {
         /// What it is at, for a person.
         line: String,
+        /// Bytes that are done.
+        #[serde(default)]
+        done: u64,
+        /// All bytes; 0: nobody knows.
+        #[serde(default)]
+        total: u64,
     },
     /// Done.
     Done {
@@ -124,7 +135,7 @@ mod tests {
     fn what_one_side_says_the_other_understands() {
         let verb = Verb::Commit { message: Some("west".into()), labels: vec!["v2".into()], all: false };
         assert_eq!(decode::<Verb>(&encode(&verb).unwrap()), Some(verb));
-        let running = Progress::Running { line: "packing".into() };
+        let running = Progress::Running { line: "packing".into(), done: 1, total: 2 };
         assert_eq!(decode::<Progress>(&encode(&running).unwrap()), Some(running));
     }
 
@@ -138,7 +149,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_not_cut() {
-        assert!(encode(&Progress::Running { line: "x".repeat(BUFFER_BYTES) }).is_none());
+        assert!(encode(&Progress::Running { line: "x".repeat(BUFFER_BYTES), done: 0, total: 0 }).is_none());
     }
 
     #[test]

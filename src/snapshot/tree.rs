@@ -162,6 +162,13 @@ impl RangeCache {
         };
         Self { cache: Cache::builder().max_capacity(bytes).weigher(weigh).build() }
     }
+
+    /// Bytes held now, about.
+    pub async fn bytes(&self) -> u64 {
+        // What was put in a moment ago is not counted before that.
+        self.cache.run_pending_tasks().await;
+        self.cache.weighted_size()
+    }
 }
 
 /// A range and the ordinal of its first row.

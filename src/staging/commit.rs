@@ -61,7 +61,10 @@ pub enum CommitError {
     #[error("nothing staged")]
     NothingStaged,
     /// `latest` moved away from the base, and that was to be an error.
-    #[error("latest is {latest}, not this tree's base {base}: changes stay staged")]
+    #[error(
+        "latest is {latest}, not this tree's base {base}: changes stay staged \
+         (mount with diverged=allow and commit: both bundles are kept)"
+    )]
     Diverged {
         /// What `latest` names.
         latest: String,

@@ -1,17 +1,19 @@
 //! `.datamon`: texts that say what is going on, commands, and the jobs that programs start through ioctls.
 //!
 //! [`texts`] says what files there are, [`files`] is the one of them that may be huge, [`jobs`] is what programs ask for,
-//! [`discard`] puts changes aside.
+//! [`discard`] puts changes aside, [`stats`] and [`reads`] count.
 //! Here is what all of them stand on: what is remembered, what was refused, and how a tree is committed.
 
 mod discard;
 pub mod files;
 mod jobs;
+mod reads;
+mod stats;
 mod texts;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use discard::Way;
@@ -24,8 +26,10 @@ use crate::model::clock::Timestamp;
 use crate::model::entry::Attributes;
 use crate::model::id::RepoId;
 use crate::model::job::Progress;
+use crate::model::limits::NAME_BYTES_MAX;
+use crate::model::metrics::Histogram;
 use crate::model::name::LabelName;
-use crate::staging::commit::{CommitReport, CommitRequest};
+use crate::staging::commit::{CommitError, CommitReport, CommitRequest};
 use crate::staging::inode::ROOT;
 use crate::staging::message::Message;
 use crate::staging::tree::Caller;
@@ -63,9 +67,58 @@ pub struct Control {
     histories: Shared<HashMap<RepoId, Arc<tokio::sync::Mutex<History>>>>,
     label_logs: Shared<HashMap<RepoId, Arc<tokio::sync::Mutex<LabelLog>>>>,
     diffs: texts::Diffs,
+    rendered: texts::Rendered,
+    commits: Commits,
+    reads: reads::Reads,
+    /// Repos whose staging tree somebody else has, with what was said of that.
+    pub(super) held: Shared<HashMap<RepoId, (String, String)>>,
     /// When something below a view was to be removed.
     refused: Shared<HashMap<usize, Timestamp>>,
     flush: std::sync::OnceLock<super::namespace::FlushMapped>,
+}
+
+/// Commits of this mount.
+#[derive(Default)]
+struct Commits {
+    made: AtomicU64,
+    unchanged: AtomicU64,
+    failed: AtomicU64,
+    took: Histogram,
+    /// Whose trees are being committed now.
+    running: Shared<Vec<RepoId>>,
+}
+
+/// A commit under way; over when it is dropped.
+struct Running<'a>(&'a Commits, RepoId);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let mut running = self.0.running.lock().expect("nothing panics while it holds the list");
+        if let Some(at) = running.iter().position(|repo| *repo == self.1) {
+            running.remove(at);
+        }
+    }
+}
+
+impl Commits {
+    fn begin(&self, repo: RepoId) -> Running<'_> {
+        self.running.lock().expect("nothing panics while it holds the list").push(repo);
+        Running(self, repo)
+    }
+
+    fn is_running(&self, repo: RepoId) -> bool {
+        self.running.lock().expect("nothing panics while it holds the list").contains(&repo)
+    }
+
+    fn count(&self, outcome: &Result<CommitReport, CommitError>, took: Duration) {
+        let counter = match outcome {
+            Ok(report) if report.changed => &self.made,
+            Ok(_) => &self.unchanged,
+            Err(_) => &self.failed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.took.record(took);
+    }
 }
 
 impl Vfs {
@@ -129,6 +182,19 @@ impl Vfs {
         }
     }
 
+    /// The outcome of a gesture in the namespace; why one was refused stands in `status`, for who asks there.
+    pub(super) fn told<T>(&self, what: &[u8], outcome: Result<T, VfsError>) -> Result<T, VfsError> {
+        if let Err(error) = &outcome
+            && !matches!(error, VfsError::Commit(_))
+        {
+            let name = String::from_utf8_lossy(&what[..what.len().min(NAME_BYTES_MAX)]);
+            let why = error.to_string();
+            let named = if why.starts_with(&*name) { why } else { format!("{name}: {why}") };
+            self.set_last_error(named);
+        }
+        outcome
+    }
+
     fn set_last_error(&self, text: String) {
         *self.control.last_error.lock().expect("nothing panics while it holds a text") = Some(text);
     }
@@ -155,7 +221,7 @@ impl Vfs {
     ) -> Result<(), VfsError> {
         let key = self.view_key(slot)?;
         // The kernel asks whether the version's root may be written to; what counts is `labels/`, which is the mounter's.
-        let is_owner = caller.uid == 0 || caller.uid == self.settings().owner.0;
+        let is_owner = caller.uid == 0 || caller.uid == self.shown_owner().0;
         let Through::Label(label) = key.through else { return Err(VfsError::NotPermitted) };
         if !is_owner {
             return Err(VfsError::NotPermitted);
@@ -194,7 +260,7 @@ impl Vfs {
     pub async fn is_commit_gesture(&self, ino: Ino, caller: Caller, groups: impl FnOnce() -> Vec<u32>) -> bool {
         let Ok(Node::Staged { slot, ino: ROOT }) = self.node(ino) else { return false };
         let settings = self.settings();
-        if !settings.sync_commits || settings.read_only {
+        if !settings.sync_commits || self.is_read_only() {
             return false;
         }
         let Ok((_, committer)) = self.committer(slot) else { return false };
@@ -233,7 +299,11 @@ impl Vfs {
             labels: settings.labels.iter().cloned().chain(asked.labels).collect(),
             fail_if_diverged: settings.fail_if_diverged,
         };
+        let start = tokio::time::Instant::now();
+        let running = self.control.commits.begin(repo.id);
         let outcome = committer.commit(request).await;
+        drop(running);
+        self.control.commits.count(&outcome, start.elapsed());
         self.forget_refs(repo.id);
         match outcome {
             Ok(report) => {

@@ -22,12 +22,18 @@ pub enum VfsError {
     /// No such entry.
     #[error("no such entry")]
     NotFound,
+    /// What was asked for by name is not there; says which.
+    #[error("{0}")]
+    Missing(String),
     /// Snapshots do not change, and neither does a read-only mount.
     #[error("read-only")]
     ReadOnly,
     /// Not here.
     #[error("not permitted here")]
     NotPermitted,
+    /// Not here, and this is where.
+    #[error("{0}")]
+    Misplaced(&'static str),
     /// A directory was expected.
     #[error("not a directory")]
     NotDirectory,
@@ -101,12 +107,29 @@ impl VfsError {
         !is_daily && is_telling
     }
 
+    /// One word for programs that have no errno: the kinds of `--json`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Commit(CommitError::NothingStaged) => "empty",
+            Self::Commit(CommitError::Diverged { .. }) => "diverged",
+            Self::Commit(CommitError::MessageTooLong) => "usage",
+            _ => match self.errno() {
+                EBUSY => "busy",
+                ETIMEDOUT => "unavailable",
+                ENOENT => "not_found",
+                EPERM | EROFS => "denied",
+                ESTALE | EEXIST => "conflict",
+                _ => "failed",
+            },
+        }
+    }
+
     /// The errno that a local file system would give.
     pub fn errno(&self) -> i32 {
         match self {
-            Self::NotFound => ENOENT,
+            Self::NotFound | Self::Missing(_) => ENOENT,
             Self::ReadOnly => EROFS,
-            Self::NotPermitted => EPERM,
+            Self::NotPermitted | Self::Misplaced(_) => EPERM,
             Self::NotDirectory => ENOTDIR,
             Self::IsDirectory => EISDIR,
             Self::OtherTree => EXDEV,

@@ -5,12 +5,14 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::error::VfsError;
 use super::follow::Kernel;
 use super::node::{Folder, Ino, NameNode, Node, ROOT_INO, RepoKey, Scope, Through, ViewKey};
+use super::shown::Shown;
 use super::{Found, Listed, Make, Shared, Trees, Ttl, Views, control, namespace_directory};
 use crate::content::reader::ContentReader;
 use crate::faults::Faults;
@@ -21,6 +23,7 @@ use crate::local::db::DatabaseMemory;
 use crate::model::clock::Timestamp;
 use crate::model::entry::FileKind;
 use crate::model::id::{BundleId, RepoId};
+use crate::model::metrics::Operations;
 use crate::model::name::{FileName, LATEST, LabelName, RepoName, StageName};
 use crate::snapshot::{RangeCache, RowId, Snapshot};
 use crate::staging::commit::Committer;
@@ -84,7 +87,7 @@ pub struct Settings {
     pub context: String,
     /// The source as it was given.
     pub source: String,
-    /// No changes through this mount.
+    /// No changes through this mount, as it begins.
     pub read_only: bool,
     /// The state directory of this host.
     pub state: PathBuf,
@@ -94,8 +97,10 @@ pub struct Settings {
     pub base: BaseChoice,
     /// How stale catalog and refs may be.
     pub refresh: Duration,
-    /// Whom the namespace's directories belong to.
+    /// Who mounted it: may ask for everything, and owns what is made where nobody says whose it is.
     pub owner: (u32, u32),
+    /// How owners and modes are shown.
+    pub shown: Shown,
     /// User and host, for history.
     pub who: String,
     /// Whether `sync PATH` commits.
@@ -108,6 +113,8 @@ pub struct Settings {
     pub labels: Vec<LabelName>,
     /// Whether such a commit fails when `latest` is no longer the base.
     pub fail_if_diverged: bool,
+    /// What a person is to know of this mount, for `status`.
+    pub notices: Vec<String>,
     /// What the databases of staging trees may use together.
     pub database_memory: DatabaseMemory,
     /// Places to stop at, for tests.
@@ -120,6 +127,9 @@ struct Names {
     numbers: HashMap<NameNode, Ino>,
 }
 
+/// What names of repos and labels are like.
+const NAME_FORM: &str = "not such a name (letters, digits, dots, - and _, at most 128, a letter or digit first; a label not \
+                         shaped like a bundle's id)";
 /// How long a walk waits for news of the repos when it knows some.
 const NAMES_LIMIT: Duration = Duration::from_secs(2);
 /// The first number of the table; 1 is the root's.
@@ -135,7 +145,10 @@ pub struct Vfs {
     ranges: RangeCache,
     settings: Settings,
     root: std::sync::OnceLock<Node>,
+    read_only: AtomicBool,
     mounted: Timestamp,
+    /// What the kernel asked for, and how long it waited.
+    pub operations: Operations,
     names: Shared<Names>,
     pub(super) trees: Shared<Trees>,
     pub(super) views: Shared<Views>,
@@ -162,9 +175,11 @@ impl Vfs {
             store,
             reader,
             ranges,
+            read_only: AtomicBool::new(settings.read_only),
             settings,
             root: std::sync::OnceLock::new(),
             mounted,
+            operations: Operations::default(),
             names: Shared::new(Names { nodes: Vec::new(), numbers: HashMap::new() }),
             trees: Shared::default(),
             views: Shared::default(),
@@ -186,20 +201,21 @@ impl Vfs {
                 self.catalog().await?;
                 Node::Name(NameNode::Context)
             }
-            Source::Repo(name) => Node::Name(NameNode::Repo(self.repo(&name).await?)),
+            Source::Repo(name) => Node::Name(NameNode::Repo(self.source_repo(&name).await?)),
             Source::Staging(name) => {
-                let repo = self.repo(&name).await?;
+                let repo = self.source_repo(&name).await?;
                 Node::Staged { slot: self.tree_slot(&repo).await?, ino: ROOT }
             }
             Source::Bundle(name, bundle) => {
-                let repo = self.repo(&name).await?;
+                let repo = self.source_repo(&name).await?;
                 let slot = self.view_slot(ViewKey { repo, through: Through::Bundle, bundle });
                 self.view(slot).await?;
                 Node::Row { slot, row: RowId::ROOT }
             }
             Source::Label(name, label) => {
-                let repo = self.repo(&name).await?;
-                let key = self.label(&repo, label.as_bytes()).await?.ok_or(VfsError::NotFound)?;
+                let repo = self.source_repo(&name).await?;
+                let found = self.label(&repo, label.as_bytes()).await?;
+                let key = found.ok_or_else(|| no_label(&repo, &label))?;
                 let slot = self.view_slot(key);
                 self.view(slot).await?;
                 Node::Row { slot, row: RowId::ROOT }
@@ -207,9 +223,47 @@ impl Vfs {
         })
     }
 
+    async fn source_repo(&self, name: &RepoName) -> Result<RepoKey, VfsError> {
+        self.repo(name).await.map_err(|error| match error {
+            VfsError::NotFound => {
+                let context = &self.settings.context;
+                VfsError::Missing(format!("no such repo (mount {context} and mkdir it there, or ls to see which are)"))
+            }
+            error => error,
+        })
+    }
+
     /// What the mount was asked for.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Whether nothing can be changed through this mount now.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed)
+    }
+
+    /// Lets changes through, or none; a version lets none through, whatever is asked.
+    pub(super) fn set_read_only(&self, read_only: bool) -> Result<(), VfsError> {
+        // What was not verified must not be committed as if it had been.
+        if !read_only && (self.is_all_immutable() || !self.reader.verifies()) {
+            return Err(VfsError::ReadOnly);
+        }
+        self.read_only.store(read_only, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The owner that the namespace's own directories and texts are shown with.
+    pub(super) fn shown_owner(&self) -> (u32, u32) {
+        self.settings.shown.owner(self.settings.owner)
+    }
+
+    pub(super) fn reader(&self) -> &Arc<ContentReader> {
+        &self.reader
+    }
+
+    pub(super) fn ranges(&self) -> &RangeCache {
+        &self.ranges
     }
 
     /// When it was mounted.
@@ -322,6 +376,12 @@ impl Vfs {
         refs.get(&repo).filter(|(read, _)| self.is_fresh(*read)).map(|(_, record)| record.latest)
     }
 
+    /// What `latest` was when the refs were read last.
+    pub(super) fn known_latest(&self, repo: RepoId) -> Option<Option<BundleId>> {
+        let refs = self.refs.lock().expect("nothing panics while it holds the refs");
+        refs.get(&repo).map(|(_, record)| record.latest)
+    }
+
     /// The refs of a repo, at most `refresh` old.
     pub(super) async fn refs(&self, repo: RepoId) -> Result<RefsRecord, VfsError> {
         if let Some((read, record)) = self.refs.lock().expect("nothing panics while it holds the refs").get(&repo)
@@ -364,7 +424,7 @@ impl Vfs {
                 BaseChoice::Latest => self.refs(repo.id).await?.latest,
                 BaseChoice::Nothing => None,
                 BaseChoice::Named(name) => {
-                    Some(refs::resolve(&self.refs(repo.id).await?, name).ok_or(VfsError::NotFound)?)
+                    Some(refs::resolve(&self.refs(repo.id).await?, name).ok_or_else(|| no_label(repo, name))?)
                 }
             },
         };
@@ -479,7 +539,10 @@ impl Vfs {
                 // The kernel asks again after a second, which is when a clean tree follows.
                 Ok(Found { ttl: Ttl::Short, ..found })
             }
-            Err(VfsError::Staging(StagingError::Busy(_))) => {
+            Err(VfsError::Staging(StagingError::Busy(why))) => {
+                let mut held = self.control.held.lock().expect("nothing panics while it holds the holders");
+                held.insert(repo.id, (repo.name.to_string(), why));
+                drop(held);
                 Ok(self.directory(NameNode::BusyStaging(repo.clone()), Ttl::None))
             }
             Err(error) => Err(error),
@@ -493,7 +556,10 @@ impl Vfs {
     }
 
     pub(super) fn directory(&self, node: NameNode, ttl: Ttl) -> Found {
-        let attr = namespace_directory(self.name_ino(&node), self.settings.owner, self.mounted);
+        // A kernel that lists without opening takes its own list for good as long as the directory's time is the same.
+        let is_control = matches!(node, NameNode::Control(..));
+        let time = if is_control { self.store.clock.now() } else { self.mounted };
+        let attr = namespace_directory(self.name_ino(&node), self.shown_owner(), time);
         Found { attr, ttl }
     }
 
@@ -517,7 +583,7 @@ impl Vfs {
 
     fn label_link(&self, repo: &RepoKey, label: &LabelName, target: String) -> Found {
         let ino = self.name_ino(&NameNode::LabelLink(repo.clone(), label.clone()));
-        let directory = namespace_directory(ino, self.settings.owner, self.mounted);
+        let directory = namespace_directory(ino, self.shown_owner(), self.mounted);
         let attr = NodeAttr { kind: FileKind::Symlink, size: target.len() as u64, nlink: 1, ..directory };
         Found { attr, ttl: Ttl::None }
     }
@@ -536,7 +602,7 @@ impl Vfs {
         // Listing opens nothing: attributes are provisional, and the walk of a name brings the real ones.
         let view = |repo: &RepoKey, through, bundle| {
             let slot = self.view_slot(ViewKey { repo: repo.clone(), through, bundle });
-            let attr = namespace_directory(Node::row_ino(slot, RowId::ROOT), self.settings.owner, self.mounted);
+            let attr = namespace_directory(Node::row_ino(slot, RowId::ROOT), self.shown_owner(), self.mounted);
             Found { attr, ttl: Ttl::None }
         };
         match node {
@@ -552,7 +618,7 @@ impl Vfs {
                 add("at", self.directory(NameNode::Times(repo.clone()), Ttl::Short));
                 add("bundles", self.directory(NameNode::Bundles(repo.clone()), Ttl::Short));
                 add("labels", self.directory(NameNode::Labels(repo.clone()), Ttl::Short));
-                let provisional = namespace_directory(self.name_ino(node), self.settings.owner, self.mounted);
+                let provisional = namespace_directory(self.name_ino(node), self.shown_owner(), self.mounted);
                 add("staging", Found { attr: provisional, ttl: Ttl::None });
             }
             NameNode::Bundles(repo) => {
@@ -599,12 +665,12 @@ impl Vfs {
     /// Makes a repo, or a label: a directory names the newest bundle, a symlink the one that it leads to, a file of
     /// `.datamon/labels` the one that is written into it.
     pub(super) async fn make_name(&self, node: &NameNode, name: &FileName, what: Make) -> Result<Found, VfsError> {
-        if self.settings.read_only {
+        if self.is_read_only() {
             return Err(VfsError::ReadOnly);
         }
         match (node, what) {
             (NameNode::Context, Make::Directory) => {
-                let name = repo_name(name.as_bytes()).ok_or(VfsError::Invalid("not a repo's name"))?;
+                let name = repo_name(name.as_bytes()).ok_or(VfsError::Invalid(NAME_FORM))?;
                 let entry = catalog::create(&self.store, &name).await?;
                 self.forget_catalog();
                 Ok(self.directory(NameNode::Repo(RepoKey { name, id: entry.id }), Ttl::Short))
@@ -625,6 +691,14 @@ impl Vfs {
             }
             (NameNode::Control(scope, Folder::Labels), Make::File) => self.make_label_file(scope, name.as_bytes()),
             (NameNode::BusyStaging(_), _) => Err(self.busy()),
+            (NameNode::Context, _) => Err(VfsError::Misplaced("a context holds repos, which mkdir makes")),
+            (NameNode::Repo(_), _) => Err(VfsError::Misplaced(
+                "a repo's files go into its staging tree (cp to REPO/staging/; rmdir removes an empty repo)",
+            )),
+            (NameNode::Bundles(_), _) => Err(VfsError::Misplaced("bundles are made by commits (sync REPO/staging)")),
+            (NameNode::Labels(_), _) => {
+                Err(VfsError::Misplaced("a label is a directory, or a link to ../bundles/ID (mkdir labels/NAME)"))
+            }
             _ => Err(VfsError::NotPermitted),
         }
     }
@@ -666,7 +740,7 @@ impl Vfs {
     }
 
     pub(super) async fn remove_name(&self, node: &NameNode, name: &FileName) -> Result<(), VfsError> {
-        if self.settings.read_only {
+        if self.is_read_only() {
             return Err(VfsError::ReadOnly);
         }
         match node {
@@ -726,7 +800,7 @@ impl Vfs {
 
     /// Removes a file of the namespace.
     pub(super) async fn unlink_name(&self, node: &NameNode, name: &FileName) -> Result<(), VfsError> {
-        if self.settings.read_only {
+        if self.is_read_only() {
             return Err(VfsError::ReadOnly);
         }
         match node {
@@ -748,13 +822,13 @@ impl Vfs {
         to: &FileName,
         no_replace: bool,
     ) -> Result<(), VfsError> {
-        if self.settings.read_only {
+        if self.is_read_only() {
             return Err(VfsError::ReadOnly);
         }
         match node {
             NameNode::Context => {
                 let from = repo_name(from.as_bytes()).ok_or(VfsError::NotFound)?;
-                let to = repo_name(to.as_bytes()).ok_or(VfsError::Invalid("not a repo's name"))?;
+                let to = repo_name(to.as_bytes()).ok_or(VfsError::Invalid(NAME_FORM))?;
                 let renamed = catalog::rename(&self.store, &from, &to).await;
                 self.forget_catalog();
                 Ok(renamed?)
@@ -766,6 +840,13 @@ impl Vfs {
             _ => Err(VfsError::NotPermitted),
         }
     }
+}
+
+fn no_label(repo: &RepoKey, name: &str) -> VfsError {
+    VfsError::Missing(format!(
+        "{}: no label or bundle {name} (ls its labels/ and bundles/ to see which are)",
+        repo.name
+    ))
 }
 
 fn repo_name(bytes: &[u8]) -> Option<RepoName> {
@@ -780,11 +861,11 @@ fn linked_bundle(target: &[u8]) -> Option<BundleId> {
 }
 
 pub(super) fn label_name(bytes: &[u8]) -> Result<LabelName, VfsError> {
-    let text = std::str::from_utf8(bytes).map_err(|_| VfsError::Invalid("not a label's name"))?;
+    let text = std::str::from_utf8(bytes).map_err(|_| VfsError::Invalid(NAME_FORM))?;
     if text == LATEST {
         return Err(VfsError::NotPermitted);
     }
-    text.parse().map_err(|_| VfsError::Invalid("not a label's name"))
+    text.parse().map_err(|_| VfsError::Invalid(NAME_FORM))
 }
 
 #[cfg(test)]

@@ -110,6 +110,10 @@ pub enum Text {
     History,
     /// `wal`.
     Wal,
+    /// `stats`.
+    Stats,
+    /// `reads`.
+    Reads,
     /// `ctl`.
     Ctl,
     /// `message`.

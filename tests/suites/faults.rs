@@ -353,13 +353,13 @@ fn open_dev_fuse(dir: &Path) {
 }
 
 /// A user with a home directory and nothing else.
-struct User {
+pub struct User {
     home: PathBuf,
     program: PathBuf,
 }
 
 impl User {
-    fn new(dir: &Path) -> Self {
+    pub fn new(dir: &Path) -> Self {
         open_dev_fuse(dir);
         // Every directory on the way is the user's to pass, as the checkout need not be: the program is bound there.
         let program = dir.join("datamon");
@@ -375,7 +375,7 @@ impl User {
     }
 
     /// Runs a program as this user; answers what it printed.
-    fn does(&self, program: &str, words: &[&str]) -> String {
+    pub fn does(&self, program: &str, words: &[&str]) -> String {
         let id = NOBODY.to_string();
         let mut command = Command::new("setpriv");
         command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--", program]).args(words);
@@ -385,11 +385,11 @@ impl User {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    fn datamon(&self, words: &[&str]) -> String {
+    pub fn datamon(&self, words: &[&str]) -> String {
         self.does(self.program.to_str().unwrap(), words)
     }
 
-    fn at(&self, name: &str) -> String {
+    pub fn at(&self, name: &str) -> String {
         self.home.join(name).to_str().unwrap().to_owned()
     }
 }
@@ -468,7 +468,7 @@ fn lay_over(covered: &Path, dir: &Path) {
 }
 
 /// Installs datamon and its helpers as `make install` does, in this namespace.
-fn install(dir: &Path) {
+pub fn install(dir: &Path) {
     let helper = target_dir().join("debug/datamon-mount-helper");
     assert!(
         helper.exists(),
@@ -486,7 +486,7 @@ fn install(dir: &Path) {
 }
 
 /// A host with the repo `census`, whose programs are installed.
-fn installed_host(dir: &Path) -> (Place, Host, PathBuf) {
+pub fn installed_host(dir: &Path) -> (Place, Host, PathBuf) {
     install(dir);
     let place = Place::directory(&dir.join("store"));
     let host = place.host(&dir.join("one"), "create");
@@ -499,12 +499,12 @@ fn installed_host(dir: &Path) -> (Place, Host, PathBuf) {
 }
 
 /// What mount(8) or umount(8) answer: their exit code, and what they said.
-fn answer(host: &Host, program: &str, words: &[&str], dir: &Path) -> (i32, String) {
+pub fn answer(host: &Host, program: &str, words: &[&str], dir: &Path) -> (i32, String) {
     let output = within(SOON, host.command(program).args(words).arg(dir));
     (output.status.code().unwrap(), text(&output))
 }
 
-fn mounts_at(dir: &Path) -> usize {
+pub fn mounts_at(dir: &Path) -> usize {
     let dir = format!(" {} ", dir.to_str().unwrap().replace(' ', "\\040"));
     fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|line| line.contains(&dir)).count()
 }

@@ -502,3 +502,79 @@ fn a_mount_with_commit_manual_stays_staged_at_umount_and_says_so() {
     assert_eq!(fs::read_dir(mnt.join("census/bundles")).unwrap().count(), 1);
     world.host.umount(&mnt);
 }
+
+#[test]
+fn a_commit_that_meets_a_discard_says_that_the_tree_is_busy() {
+    if !inside("gestures::a_commit_that_meets_a_discard_says_that_the_tree_is_busy") {
+        return;
+    }
+    let world = World::new("refresh=100ms");
+    world.commit("a", "1");
+    let staging = world.at("staging");
+    let mut shell = Command::new("bash")
+        .args(["-c", "for n in {1..60}; do echo $n > staging/b; echo discard > .datamon/ctl; done 2> /dev/null; true"])
+        .current_dir(world.at(""))
+        .spawn()
+        .unwrap();
+    let mut met = 0;
+    while shell.try_wait().unwrap().is_none() {
+        let output = world.host.datamon(["commit", staging.to_str().unwrap()]).output().unwrap();
+        let said = text(&output);
+        assert!(!said.contains("named no bundle"), "{said}");
+        if !output.status.success() {
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert!(said.contains("the staging tree is closed for a moment"), "{said}");
+            met += 1;
+        }
+    }
+    eprintln!("a_commit_that_meets_a_discard: met {met} times");
+    world.end();
+}
+
+#[test]
+fn a_mounted_version_has_the_texts_of_its_repo() {
+    if !inside("gestures::a_mounted_version_has_the_texts_of_its_repo") {
+        return;
+    }
+    let world = World::new("refresh=100ms");
+    let one = world.commit("a", "1");
+    world.sh("mkdir labels/v1");
+    let version = world.host.mount("prod/census/labels/v1", "refresh=100ms");
+    let read = |path: &str| fs::read_to_string(version.join(".datamon").join(path)).unwrap();
+    let names = |path: &str| {
+        let entries = fs::read_dir(version.join(path)).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(""), ["a"], "it is not listed");
+    assert!(read("status").contains("source: prod/census/labels/v1\n"), "{}", read("status"));
+    assert_eq!(read("history").lines().count(), 1);
+    assert_eq!(names(".datamon/labels"), ["latest", "v1"]);
+    assert!(read(&format!("bundle/{one}/info")).contains(&one));
+    assert_eq!(fs::read_to_string(version.join("a")).unwrap(), "1");
+    let two = world.commit("b", "2");
+    world.sh("mkdir labels/v2");
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(names(".datamon/labels"), ["latest", "v1", "v2"], "what is new is seen");
+    assert_eq!(read("history").lines().count(), 2);
+    assert_eq!(read("labels/v2"), format!("{two}\n"));
+    assert_eq!(read("diff/v1..v2"), "A\tb\n");
+    let lookups = || {
+        let stats = read("stats");
+        let line =
+            stats.lines().find_map(|line| line.strip_prefix("datamon_operation_seconds_count{operation=\"lookup\"} "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let before = lookups();
+    std::thread::sleep(Duration::from_millis(1100));
+    assert!(lookups() > before, "numbers go on");
+    for path in ["status", "stats", "history"] {
+        assert_eq!(size(&version.join(".datamon").join(path)), read(path).len() as u64, "{path}");
+    }
+    let refused = world.shell(&format!("echo commit > {}/.datamon/ctl", version.display()));
+    assert!(text(&refused).contains("Read-only file system"), "{}", text(&refused));
+    assert_eq!(names(""), ["a"]);
+    world.host.umount(&version);
+    world.end();
+}

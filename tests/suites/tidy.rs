@@ -35,6 +35,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("zstd", &["format"]),
     ("clap", &["cli", "config"]),
     ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
     ("crossbeam", &["content/packer.rs", "fuse"]),
     ("libc", &["vfs/error.rs", "local/sys.rs", "fuse"]),
     ("tokio", &["fuse", "vfs", "store", "content", "snapshot", "staging", "cli"]),

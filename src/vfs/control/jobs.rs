@@ -28,25 +28,24 @@ impl Vfs {
     /// Starts what a program asks for, on the staging tree that `ino` lies in.
     pub fn submit(self: &Arc<Self>, ino: Ino, verb: Verb) -> Result<Job, VfsError> {
         let job = self.control.next_job.fetch_add(1, Ordering::Relaxed);
-        let (progress, watch) = tokio::sync::watch::channel(Progress::Running { line: "starting".to_owned() });
+        let (progress, watch) =
+            tokio::sync::watch::channel(Progress::Running { line: "starting".to_owned(), done: 0, total: 0 });
         self.control.jobs.lock().expect("nothing panics while it holds the jobs").insert(job, watch);
         let vfs = self.clone();
-        let slots: Vec<usize> = match (&verb, self.node(ino)?) {
-            (Verb::Commit { all: false, .. }, Node::Staged { slot, .. }) => vec![slot],
-            (Verb::Commit { all: false, .. }, Node::Name(NameNode::Repo(repo))) => {
-                self.tree_slots().iter().position(|key| key.id == repo.id).into_iter().collect()
-            }
-            (Verb::Commit { all: false, .. }, _) => return Err(VfsError::Invalid("not in a staging tree")),
-            _ => (0..self.tree_slots().len()).collect(),
+        let trees = match (&verb, self.node(ino)?) {
+            (Verb::Commit { all: false, .. }, Node::Staged { slot, .. }) => Trees::At(slot),
+            (Verb::Commit { all: false, .. }, Node::Name(NameNode::Repo(repo))) => Trees::Of(repo),
+            (Verb::Commit { all: false, .. }, node) => Trees::None(not_a_tree(&node)),
+            _ => Trees::All,
         };
         tokio::spawn(async move {
-            let outcome = vfs.run(verb, slots).await;
+            let outcome = vfs.run(verb, trees).await;
             let _ = progress.send(outcome);
         });
         Ok(Job { job })
     }
 
-    async fn run(self: &Arc<Self>, verb: Verb, slots: Vec<usize>) -> Progress {
+    async fn run(self: &Arc<Self>, verb: Verb, trees: Trees) -> Progress {
         match verb {
             Verb::Freeze => {
                 if !self.writers_have_left().await {
@@ -55,7 +54,23 @@ impl Vfs {
                 self.freeze(true);
             }
             Verb::Thaw => self.freeze(false),
-            Verb::Commit { message, labels, all } => return self.run_commit(message, &labels, all, slots).await,
+            Verb::Remount { read_only } => {
+                if self.set_read_only(read_only).is_err() {
+                    return failed("denied", "what is mounted here stays read-only".to_owned(), vec![]);
+                }
+            }
+            Verb::Commit { message, labels, all } => {
+                let slots = match trees {
+                    Trees::At(slot) => vec![slot],
+                    Trees::Of(repo) => match self.tree_slot(&repo).await {
+                        Ok(slot) => vec![slot],
+                        Err(error) => return failed(error.kind(), format!("{}: {error}", repo.name), vec![]),
+                    },
+                    Trees::All => (0..self.tree_slots().len()).collect(),
+                    Trees::None(why) => return failed("usage", why.to_owned(), vec![]),
+                };
+                return self.run_commit(message, &labels, all, slots).await;
+            }
         }
         Progress::Done { commits: Vec::new(), notes: Vec::new() }
     }
@@ -81,8 +96,17 @@ impl Vfs {
         }
         let mut commits = Vec::new();
         let (mut failures, mut notes) = (Vec::new(), Vec::new());
+        let mut kind = "failed";
         for slot in slots {
-            let Ok((repo, committer)) = self.committer(slot) else { continue };
+            let (repo, committer) = match self.committer(slot) {
+                Ok(open) => open,
+                // Its changes are being put aside, or brought back.
+                Err(error) => {
+                    kind = error.kind();
+                    failures.push(error.to_string());
+                    continue;
+                }
+            };
             if all && !committer.tree().is_dirty() {
                 continue;
             }
@@ -97,13 +121,17 @@ impl Vfs {
             // A change behind a freeze is ours: nobody else can make one.
             match self.commit_slot(slot, asked.clone()).await {
                 Ok(report) => commits.push(self.committed(&repo, &report, &asked)),
-                Err(error) => failures.push(format!("{}: {error}", repo.name)),
+                Err(error) => {
+                    kind = error.kind();
+                    failures.push(format!("{}: {error}", repo.name));
+                }
             }
         }
         if failures.is_empty() {
             Progress::Done { commits, notes }
         } else {
-            failed("commit", failures.join("; "), commits)
+            // Of several each may have its own; what is said of all is that they failed.
+            failed(if failures.len() == 1 { kind } else { "failed" }, failures.join("; "), commits)
         }
     }
 
@@ -136,8 +164,25 @@ impl Vfs {
         match waited.map(|ended| ended.map(|progress| progress.clone())) {
             Ok(Ok(progress)) => Ok(progress),
             Ok(Err(_)) => Ok(failed("failed", "the job ended without a word".to_owned(), Vec::new())),
-            Err(_) => Ok(watch.borrow().clone()),
+            Err(_) => Ok(self.progress()),
         }
+    }
+
+    /// How far what is staged is on its way to the store.
+    fn progress(&self) -> Progress {
+        let trees = self.open_trees();
+        let dirty = trees.iter().filter(|(_, committer)| committer.tree().is_dirty());
+        let mut names = Vec::new();
+        let (mut done, mut total) = (0, 0);
+        for (repo, committer) in dirty {
+            let staged = committer.tree().staged();
+            names.push(repo.name.as_str());
+            done += staged.uploaded.min(staged.bytes);
+            total += staged.bytes;
+        }
+        // A line of 4 KiB at most goes to the program that asks.
+        names.truncate(3);
+        Progress::Running { line: names.join(", "), done, total }
     }
 
     fn freeze(self: &Arc<Self>, frozen: bool) {
@@ -168,6 +213,29 @@ impl Vfs {
         for (_, committer) in self.open_trees() {
             committer.tree().freeze(false);
         }
+    }
+}
+
+/// The trees that a verb is about.
+enum Trees {
+    /// The one in this slot.
+    At(usize),
+    /// A repo's, opened if it is not.
+    Of(RepoKey),
+    /// All that are open.
+    All,
+    /// There is none, and this is what to say.
+    None(&'static str),
+}
+
+/// What is wrong with a commit of something that is no staging tree.
+fn not_a_tree(node: &Node) -> &'static str {
+    match node {
+        Node::Row { .. } => "a version never changes (commit the staging tree: REPO/staging)",
+        Node::Name(NameNode::Context) => {
+            "a context has no staging tree of its own (name a repo's: REPO/staging below it)"
+        }
+        _ => "not in a staging tree (name one: REPO/staging)",
     }
 }
 

@@ -4,15 +4,17 @@
 //! many bytes as a stat promised get all of it. An open file keeps the text that it was opened with. Only
 //! `bundle/<id>/files` has no size, as the files of /proc: it is made as it is read ([`super::files`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::Vfs;
 use super::files::BundleFiles;
 use crate::format::refs::Summary;
+use crate::model::clock::Timestamp;
 use crate::model::entry::{Attributes, FileKind};
 use crate::model::id::BundleId;
 use crate::model::name::{LATEST, LabelName};
@@ -31,13 +33,24 @@ const DIFF_BYTES_MAX: usize = 64 << 20;
 /// Texts of diffs that are kept: what two bundles differ in never changes.
 const DIFFS_KEPT: usize = 4;
 
+/// How long a text of this moment is good for the rest of the walk that looked at it.
+const RENDERED: Duration = Duration::from_secs(1);
+
+/// Texts of this moment as they were looked at last: what was said of their size is what an open then reads.
+pub(super) type Rendered = Shared<HashMap<(Scope, Text), (Timestamp, Bytes)>>;
+
 /// Texts of diffs, the last made at the end.
 pub(super) type Diffs = Shared<Vec<((BundleId, BundleId), Bytes)>>;
 
 /// What lies at the top of a `.datamon`; of a context there is nothing to command.
 fn top(scope: &Scope) -> &'static [(&'static str, Item)] {
     use Item::{Directory, File};
-    const CONTEXT: &[(&str, Item)] = &[("status", File(Text::Status)), ("wal", File(Text::Wal))];
+    const CONTEXT: &[(&str, Item)] = &[
+        ("reads", File(Text::Reads)),
+        ("stats", File(Text::Stats)),
+        ("status", File(Text::Status)),
+        ("wal", File(Text::Wal)),
+    ];
     const REPO: &[(&str, Item)] = &[
         ("bundle", Directory(Folder::Bundles)),
         ("ctl", File(Text::Ctl)),
@@ -46,6 +59,8 @@ fn top(scope: &Scope) -> &'static [(&'static str, Item)] {
         ("label", Directory(Folder::AboutLabels)),
         ("labels", Directory(Folder::Labels)),
         ("message", File(Text::Message)),
+        ("reads", File(Text::Reads)),
+        ("stats", File(Text::Stats)),
         ("status", File(Text::Status)),
         ("wal", File(Text::Wal)),
     ];
@@ -84,7 +99,13 @@ impl Vfs {
         };
         match item {
             Item::Directory(folder) => Ok(self.directory(NameNode::Control(scope.clone(), folder), Ttl::None)),
-            Item::File(text) => self.text_attr(scope, &text).await,
+            Item::File(text) => {
+                // Who looks for why something was refused sees what is now; numbers may be a moment old.
+                if matches!(text, Text::Status | Text::Wal) {
+                    self.forget_rendered(scope, &text);
+                }
+                self.text_attr(scope, &text).await
+            }
         }
     }
 
@@ -111,7 +132,8 @@ impl Vfs {
             }
             Folder::Bundle(bundle) => match name {
                 "info" => Some(Item::File(Text::BundleInfo(*bundle))),
-                "files" => Some(Item::File(Text::BundleFiles(*bundle))),
+                // Without an open there is nowhere to keep how far it was read.
+                "files" if !self.is_all_immutable() => Some(Item::File(Text::BundleFiles(*bundle))),
                 _ => None,
             },
             Folder::Diffs => {
@@ -141,6 +163,7 @@ impl Vfs {
             }
             (Folder::Label(_), _) => owned(&["history"]),
             (Folder::Bundles, Some(repo)) => self.bundles(repo).await?.iter().map(ToString::to_string).collect(),
+            (Folder::Bundle(_), _) if self.is_all_immutable() => owned(&["info"]),
             (Folder::Bundle(_), _) => owned(&["files", "info"]),
             (Folder::Diffs, _) | (_, None) => Vec::new(),
         })
@@ -159,16 +182,21 @@ impl Vfs {
             Text::Message | Text::Label(Some(_)) => 0o644,
             _ => 0o444,
         };
-        let size = match text {
-            Text::Ctl | Text::BundleFiles(_) => 0,
-            _ => self.render(scope, text).await?.len() as u64,
+        let (time, size) = match text {
+            Text::Ctl | Text::BundleFiles(_) => (self.store().clock.now(), 0),
+            _ => {
+                let (time, bytes) = self.rendered(scope, text).await?;
+                (time, bytes.len() as u64)
+            }
         };
-        Ok(self.text_found(scope, text, size, permissions))
+        let found = self.text_found(scope, text, size, permissions);
+        let attributes = Attributes { mtime: time, ..found.attr.attributes };
+        Ok(Found { attr: NodeAttr { attributes, atime: time, ctime: time, ..found.attr }, ..found })
     }
 
     fn text_found(&self, scope: &Scope, text: &Text, size: u64, permissions: u16) -> Found {
         let now = self.store().clock.now();
-        let (uid, gid) = self.settings().owner;
+        let (uid, gid) = self.shown_owner();
         let attributes = Attributes { permissions, uid, gid, mtime: now };
         let ino = self.name_ino(&NameNode::Text(scope.clone(), text.clone()));
         let attr = NodeAttr {
@@ -216,7 +244,7 @@ impl Vfs {
             }
             _ => {}
         }
-        Ok(Opened::Text(self.render(scope, text).await?))
+        Ok(Opened::Text(self.rendered(scope, text).await?.1))
     }
 
     /// A file in `.datamon/labels` for a label that there may not be: there is one when something is written into it.
@@ -234,14 +262,18 @@ impl Vfs {
         data: &[u8],
     ) -> Result<(), VfsError> {
         match (text, scope.repo()) {
-            (Text::Ctl, Some(repo)) => self.command(repo, data).await,
+            (Text::Ctl, Some(repo)) => {
+                let outcome = self.command(repo, data).await;
+                self.told(data.trim_ascii(), outcome)
+            }
             (Text::Message, _) => {
                 self.writable()?;
                 Ok(self.message(scope)?.write(offset, data)?)
             }
             (Text::Label(Some(label)), Some(repo)) => {
                 self.writable()?;
-                self.write_label(repo, label, data).await
+                let outcome = self.write_label(repo, label, data).await;
+                self.told(label.as_str().as_bytes(), outcome)
             }
             _ => Err(VfsError::NotPermitted),
         }
@@ -279,10 +311,35 @@ impl Vfs {
 
     // ---- what each says ------------------------------------------------------------------------------------------------
 
+    fn forget_rendered(&self, scope: &Scope, text: &Text) {
+        let mut kept = self.control.rendered.lock().expect("nothing panics while it holds the texts");
+        kept.remove(&(scope.clone(), text.clone()));
+    }
+
+    /// What a text says, and since when; of those that say something else at every look, what they said within the last
+    /// moment.
+    pub(in crate::vfs) async fn rendered(&self, scope: &Scope, text: &Text) -> Result<(Timestamp, Bytes), VfsError> {
+        let now = self.store().clock.now();
+        if !matches!(text, Text::Status | Text::Stats | Text::Reads | Text::Wal) {
+            return Ok((now, self.render(scope, text).await?));
+        }
+        let kept = || self.control.rendered.lock().expect("nothing panics while it holds the texts");
+        let is_good = |at: Timestamp| u128::from(now.millis().saturating_sub(at.millis())) < RENDERED.as_millis();
+        let found = kept().get(&(scope.clone(), text.clone())).filter(|(at, _)| is_good(*at)).cloned();
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        let bytes = self.render(scope, text).await?;
+        kept().insert((scope.clone(), text.clone()), (now, bytes.clone()));
+        Ok((now, bytes))
+    }
+
     async fn render(&self, scope: &Scope, text: &Text) -> Result<Bytes, VfsError> {
         let repo = scope.repo().ok_or(VfsError::NotFound);
         Ok(match text {
             Text::Status => self.status(scope.repo()).into(),
+            Text::Stats => self.stats().await.into(),
+            Text::Reads => self.reads(scope.repo()).into(),
             Text::Wal => self.wal(scope.repo()).await?.into(),
             Text::History => self.history(repo?).await?.into(),
             Text::Message => self.message(scope)?.read()?.into(),
@@ -307,9 +364,25 @@ impl Vfs {
         lines.push(format!("version: {}", env!("CARGO_PKG_VERSION")));
         lines.push(format!("pid: {}", std::process::id()));
         lines.push(format!("mounted: {}", self.mounted()));
+        lines.push(format!("store: {}", self.store().url()));
+        let answers = self.store().requests.meter.answers();
+        lines.push(format!("store_state: {}", if answers { "answers" } else { "does not answer" }));
+        let held = self.control.held.lock().expect("nothing panics while it holds the holders").clone();
+        for (id, (name, why)) in held.iter().filter(|(id, _)| repo.is_none_or(|repo| repo.id == **id)) {
+            let is_open = self.tree_slots().iter().any(|key| key.id == *id);
+            if !is_open {
+                lines.extend(repo.is_none().then(|| format!("repo: {name}")));
+                lines.push(format!("holder: {why}"));
+            }
+        }
         for (key, committer) in self.open_trees() {
             if repo.is_none_or(|repo| repo.id == key.id) {
-                let state = if committer.tree().is_dirty() { "dirty" } else { "clean" };
+                let is_dirty = committer.tree().is_dirty();
+                let state = match is_dirty {
+                    _ if self.control.commits.is_running(key.id) => "committing",
+                    true => "dirty",
+                    false => "clean",
+                };
                 let parent =
                     committer.parent().map_or("none".to_owned(), |parent| parent.descriptor().bundle.to_string());
                 if repo.is_none() {
@@ -321,13 +394,19 @@ impl Vfs {
                 lines.push(format!("dirty_bytes: {}", staged.bytes));
                 lines.push(format!("uploaded_bytes: {}", staged.uploaded));
                 lines.push(format!("pending_bytes: {}", staged.bytes.saturating_sub(staged.uploaded)));
+                // By what is known: nobody who asks how things are waits for the store.
+                if let (true, Some(latest)) = (is_dirty, self.known_latest(key.id)) {
+                    let latest = latest.map_or("none".to_owned(), |latest| latest.to_string());
+                    lines.push(format!("diverged: {}", if latest == parent { "no" } else { "yes" }));
+                }
                 lines.push(format!("base: {parent}"));
                 lines.extend(recovered(&committer).map(|found| format!("recovered: {found}")));
             }
         }
         let text = |of: &Shared<Option<String>>| of.lock().expect("nothing panics while it holds a text").clone();
         lines.extend(text(&self.control.last_commit).map(|text| format!("last_commit: {text}")));
-        lines.extend(text(&self.control.last_error).map(|text| format!("last_error: {text}")));
+        lines.extend(text(&self.control.last_error).map(|text| format!("last_error: {}", one_line(&text))));
+        lines.extend(settings.notices.iter().map(|notice| format!("notice: {notice}")));
         let requests = &self.store().requests;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         lines.push(format!(

@@ -1,0 +1,55 @@
+//! `reads`: which versions were read through this mount, since when, and how much.
+//!
+//! What the kernel answers from its own memory does not come by here: a version that is read a second time may not be
+//! counted a second time.
+
+use std::collections::BTreeMap;
+
+use super::Vfs;
+use crate::model::clock::Timestamp;
+use crate::vfs::Shared;
+use crate::vfs::node::{RepoKey, Through};
+
+/// By the slot of the view.
+pub(super) type Reads = Shared<BTreeMap<usize, Read>>;
+
+/// What was read through one view.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Read {
+    first: Timestamp,
+    last: Timestamp,
+    count: u64,
+    bytes: u64,
+}
+
+impl Vfs {
+    /// Notes that so many bytes of a version were read.
+    pub(in crate::vfs) fn note_read(&self, slot: usize, bytes: u64) {
+        let now = self.store().clock.now();
+        let mut reads = self.control.reads.lock().expect("nothing panics while it holds the reads");
+        let read = reads.entry(slot).or_insert(Read { first: now, last: now, count: 0, bytes: 0 });
+        read.last = now;
+        read.count += 1;
+        read.bytes += bytes;
+    }
+
+    /// A line for each version and way to it: repo, bundle, way, first and last read, reads, bytes.
+    pub(super) fn reads(&self, repo: Option<&RepoKey>) -> String {
+        let reads = self.control.reads.lock().expect("nothing panics while it holds the reads").clone();
+        let mut text = String::new();
+        for (slot, Read { first, last, count, bytes }) in reads {
+            let Ok(view) = self.view_key(slot) else { continue };
+            if repo.is_some_and(|repo| repo.id != view.repo.id) {
+                continue;
+            }
+            let way = match &view.through {
+                Through::Bundle => "bundles".to_owned(),
+                Through::Latest => "labels/latest".to_owned(),
+                Through::Label(label) => format!("labels/{label}"),
+                Through::Time(time) => format!("at/{time}"),
+            };
+            text += &format!("{}\t{}\t{way}\t{first}\t{last}\t{count}\t{bytes}\n", view.repo.name, view.bundle);
+        }
+        text
+    }
+}
