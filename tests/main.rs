@@ -1,6 +1,7 @@
 //! All integration tests, in one binary: linking rocksdb takes longer than most of them run.
 
 mod suites {
+    mod damage;
     mod faults;
     mod gestures;
     mod harness;
@@ -8,7 +9,9 @@ mod suites {
     mod mount;
     mod posix;
     mod power;
+    mod proxy;
     mod scripts;
+    mod store_faults;
     mod tidy;
     mod trees;
     mod uploads;
