@@ -212,6 +212,11 @@ impl Store {
         open(&again).map_err(|why| StoreError::Corrupt { key: key.clone(), why })
     }
 
+    /// How long one who asks is kept waiting.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// When a request that is made now is given up.
     fn deadline(&self) -> Instant {
         Instant::now() + self.timeout

@@ -22,6 +22,7 @@ use bytes::{Bytes, BytesMut};
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use super::ahead::{Run, Streams, runs};
 use crate::format::FormatError;
@@ -39,6 +40,8 @@ const INLINE_VERIFY_BYTES_MAX: u32 = 128 << 10;
 /// How long a refusal answers for its place. The kernel asks for a page again as soon as reading it ahead was refused:
 /// that is no second wait until the deadline for the program that reads.
 const REFUSED_FOR: Duration = Duration::from_millis(250);
+/// What a fetch of one's own takes longer than its deadline to say why.
+const GRACE: Duration = Duration::from_millis(100);
 /// Refusals that are remembered.
 const REFUSALS_MAX: u64 = 4_096;
 /// Zeros that holes are read from.
@@ -234,7 +237,7 @@ impl ContentReader {
     }
 
     /// The chunks of a run, verified; `None` if any of it is damaged: each is then fetched by itself. A store that does
-    /// not answer at all is asked no second time: who waits for a chunk has waited as long as it should.
+    /// not answer at all is not asked again for all of them: who has waited for one since the run began is refused.
     async fn fetch_run(&self, run: &Arc<Run>) -> Result<Option<Vec<Bytes>>, ContentError> {
         let key = self.store.keys().pack(PackKind::Data, run.pack);
         let bytes = match self.store.get_range(&key, run.bytes.clone()).await {
@@ -274,7 +277,28 @@ impl ContentReader {
 
     /// A whole chunk, verified.
     pub async fn chunk(&self, id: ChunkId, at: Locator) -> Result<Bytes, ContentError> {
-        self.unless_refused((PackKind::Data, at.pack, at.offset), self.proved_chunk(id, at)).await
+        let place = (PackKind::Data, at.pack, at.offset);
+        self.unless_refused(place, self.until_deadline(place, || self.proved_chunk(id, at))).await
+    }
+
+    /// The outcome of `fetch`, which may join one that began earlier and is given up earlier: nobody is refused for that
+    /// before its own deadline, nor waits longer.
+    async fn until_deadline<T, F>(&self, (kind, pack, _): Place, fetch: impl Fn() -> F) -> Result<T, ContentError>
+    where
+        F: Future<Output = Result<T, ContentError>>,
+    {
+        let deadline = Instant::now() + self.store.timeout();
+        loop {
+            // A fetch of our own says better what was wrong, and its deadline is a moment later than ours.
+            match tokio::time::timeout_at(deadline + GRACE, fetch()).await {
+                Ok(Err(ContentError::Store(StoreError::Unavailable { .. }))) if Instant::now() < deadline => {}
+                Ok(outcome) => return outcome,
+                Err(_) => {
+                    let (key, why) = (self.store.keys().pack(kind, pack), "no answer before the deadline".to_owned());
+                    return Err(StoreError::Unavailable { key, why }.into());
+                }
+            }
+        }
     }
 
     /// The outcome of `fetch`, or the refusal that what lies there met just now.

@@ -130,6 +130,12 @@ impl Host {
         run(&mut self.datamon(["umount", dir.to_str().unwrap()]));
     }
 
+    /// The same where other threads start programs, which hold what is open here until they begin: busy for a moment.
+    pub fn umount_among_others(&self, dir: &Path) {
+        let unmounted = || self.datamon(["umount", dir.to_str().unwrap()]).output().unwrap().status.success();
+        until(Duration::from_secs(20), "an unmount", unmounted);
+    }
+
     /// What the daemons of the context `prod` have logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("state/log/prod.log")).unwrap_or_default()

@@ -46,7 +46,7 @@ fn mixed(seed: u64) -> u64 {
 
 /// Files of all sizes that matter: inline, grouped, a chunk, several chunks, and some that compress.
 fn make_tree(root: &Path, seed: u64) {
-    for d in 0..6u64 {
+    for d in 0..4u64 {
         let dir = root.join(format!("directory-{d}"));
         fs::create_dir_all(dir.join("empty")).unwrap();
         for f in 0..20u64 {
@@ -56,7 +56,7 @@ fn make_tree(root: &Path, seed: u64) {
         std::os::unix::fs::symlink("file-00", dir.join("link")).unwrap();
     }
     fs::write(root.join("large-a"), noise(seed + 1_001, 3 * MIB)).unwrap();
-    fs::write(root.join("large-b"), noise(seed + 1_002, 6 * MIB + 7)).unwrap();
+    fs::write(root.join("large-b"), noise(seed + 1_002, 4 * MIB + 7)).unwrap();
     fs::write(root.join("text"), "a line that comes again and again\n".repeat(60_000)).unwrap();
 }
 
@@ -88,12 +88,18 @@ fn log_beside(mnt: &Path) -> String {
     fs::read_to_string(mnt.parent().unwrap().join("state/log/prod.log")).unwrap_or_default()
 }
 
-/// A repo, and its staging tree mounted by itself.
-fn staging_of(place: &Place, dir: &Path, options: &str) -> (Host, PathBuf) {
+/// A host with a repo.
+fn host_with_repo(place: &Place, dir: &Path) -> Host {
     let one = place.host(&dir.join("one"), "create");
     let context = one.mount("prod", "rw");
     fs::create_dir(context.join("census")).unwrap();
-    one.umount(&context);
+    one.umount_among_others(&context);
+    one
+}
+
+/// The same, its staging tree mounted by itself.
+fn staging_of(place: &Place, dir: &Path, options: &str) -> (Host, PathBuf) {
+    let one = host_with_repo(place, dir);
     let staging = one.mount("prod/census/staging", options);
     (one, staging)
 }
@@ -163,7 +169,7 @@ fn assert_versions(place: &Place, dir: &Path, tree: &Path, count: usize, what: &
     let named: BTreeSet<_> = history.lines().map(|line| line.split('\t').next().unwrap()).collect();
     assert_eq!((bundles, history.lines().count(), named.len()), (count, count, count), "{what}: {history}");
     assert_eq!(differences(tree, &mnt.join("census/labels/latest")), "", "{what}: another host sees every byte");
-    host.umount(&mnt);
+    host.umount_among_others(&mnt);
 }
 
 /// Lets every case run at once, each on a thread of its own; a failure says which.
@@ -219,21 +225,21 @@ fn round_trip(server: &Place, dir: &Path, name: &str, fault: Fault, percent: u64
     let (place, proxy) = server.behind_proxy(&prefix(name));
     let tree = dir.join("tree");
     make_tree(&tree, seed);
-    let (one, staging) = staging_of(&place, dir, "timeout=20s");
-    let (mark, (before, _)) = (proxy.mark(), requests(&staging));
+    let one = host_with_repo(&place, dir);
+    // From here on all requests are one daemon's.
+    let mark = proxy.mark();
+    let staging = one.mount("prod/census/staging", "timeout=20s");
     // Of the requests of a commit one in three is a write.
     let is_write = matches!(fault, Fault::ResetInRequest | Fault::LoseAnswer | Fault::LandedStatus(_));
     let percent = if is_write { 3 * percent } else { percent };
     sometimes(&proxy, fault, percent, seed);
     copy(&tree, &staging);
     let mut refused = commit(&tree, &staging, name);
-    for round in 0..2 {
-        change([&tree, &staging], round);
-        refused += commit(&tree, &staging, name);
-    }
+    change([&tree, &staging], 0);
+    refused += commit(&tree, &staging, name);
     let (all, again) = requests(&staging);
-    // Every request that the store saw is one that we counted: nothing else repeats any.
-    until(SOON, "requests are counted", || requests(&staging).0 - before == proxy.since(mark).len() as u64);
+    // Every request that the store saw is one that the daemon counted: nothing else repeats any.
+    until(SOON, "requests are counted", || requests(&staging).0 == proxy.since(mark).len() as u64);
     assert!(again * 10 <= all - again + 10 * ALLOWANCE, "{name}: {again} of {all} requests are repetitions");
     let hit = proxy.since(mark).iter().filter(|seen| seen.fault.is_some()).count();
 
@@ -257,14 +263,12 @@ fn round_trip(server: &Place, dir: &Path, name: &str, fault: Fault, percent: u64
     let hit_reads = proxy.since(mark_reads).iter().filter(|seen| seen.fault.is_some()).count();
     proxy.clear();
     assert_eq!(differences(&tree, &latest), "", "{name}");
-    two.umount(&mnt);
-    one.umount(&staging);
-    assert_versions(&place, dir, &tree, 3, name);
+    two.umount_among_others(&mnt);
+    one.umount_among_others(&staging);
+    assert_versions(&place, dir, &tree, 2, name);
     eprintln!(
-        "{name} at {percent} %: {hit} of {} requests hit, {again} again, {refused} commits refused; reading \
-         {hit_reads} of {} hit, {again_reads} again",
-        all - before,
-        all_reads
+        "{name} at {percent} %: {hit} of {all} requests hit, {again} again, {refused} commits refused; reading \
+         {hit_reads} of {all_reads} hit, {again_reads} again"
     );
 }
 
@@ -301,7 +305,7 @@ fn a_round_trip_through_a_store_that_fails_now_and_then_is_right() {
 
 // ---- a store that is away ----------------------------------------------------------------------------------------------
 
-const SHORT: Duration = Duration::from_secs(3);
+const SHORT: Duration = Duration::from_secs(4);
 
 /// Reads from the file what comes before `end`; answers how it went and how long it took.
 fn timed_read(path: &Path) -> (Result<Vec<u8>, std::io::Error>, Duration) {
@@ -327,10 +331,10 @@ fn two_packs(server: &Place, dir: &Path, tree: &Path) -> String {
     run(Command::new("sync").arg(&staging));
     let is_pack = |seen: &&Seen| seen.request.is_write() && seen.request.path.contains("/p/");
     let first: BTreeSet<_> = proxy.seen().iter().filter(is_pack).map(|seen| seen.request.path.clone()).collect();
-    fs::write(tree.join("near"), noise(33, 2 * MIB)).unwrap();
+    fs::write(tree.join("near"), noise(33, 300_000)).unwrap();
     fs::copy(tree.join("near"), staging.join("near")).unwrap();
     run(Command::new("sync").arg(&staging));
-    one.umount(&staging);
+    one.umount_among_others(&staging);
     assert_eq!(first.len(), 1, "{first:?}");
     first.into_iter().next().unwrap()
 }
@@ -373,16 +377,19 @@ fn a_read_is_right_or_refused_at_its_deadline_and_keeps_nobody_else_waiting() {
                 (request.path == pack && !is_early).then_some(fault)
             });
             std::thread::scope(|scope| {
+                let mut others = Duration::ZERO;
                 let away = scope.spawn(|| timed_read(&mnt.join("away")));
                 std::thread::sleep(Duration::from_millis(200));
                 for other in ["near", "cached"] {
                     let (read, took) = timed_read(&mnt.join(other));
                     assert!(read.unwrap() == fs::read(tree.join(other)).unwrap(), "{name}: {other}: wrong bytes");
-                    assert!(took < LATE, "{name}: {other} waited {took:?}");
+                    // Not for the deadline of another: what else a read takes is the machine's business.
+                    assert!(took < SHORT / 2, "{name}: {other} waited {took:?}");
+                    others = others.max(took);
                 }
                 let (read, took) = away.join().unwrap();
                 let why = read.expect_err("no right byte ever came").raw_os_error();
-                eprintln!("{name}: refused with {why:?} after {took:?}");
+                eprintln!("{name}: refused with {why:?} after {took:?}, others after {others:?} at most");
                 assert!([Some(EIO), Some(ETIMEDOUT)].contains(&why), "{name}: {why:?}");
                 assert!(took < SHORT + LATE, "{name}: refused after {took:?}, timeout={SHORT:?}");
             });
@@ -392,7 +399,7 @@ fn a_read_is_right_or_refused_at_its_deadline_and_keeps_nobody_else_waiting() {
             // A refusal answers for its place a moment longer: the kernel asks twice.
             std::thread::sleep(Duration::from_millis(500));
             assert_eq!(compare(&tree, &mnt, name), 0, "{name}: right as soon as the store is");
-            host.umount(&mnt);
+            host.umount_among_others(&mnt);
         });
     }
 }
@@ -420,7 +427,7 @@ fn a_commit_under_a_store_that_is_away_is_done_or_refused_whole_and_the_next_is_
         Fault::SlowFirstByte(Duration::from_secs(20)),
         Fault::Stall,
     ];
-    for part in named(&faults).chunks(7) {
+    for part in named(&faults).chunks(14) {
         at_once(part.to_vec(), |name, fault| {
             let dir = &dir.path().join(prefix(name));
             let (place, proxy) = server.behind_proxy(&prefix(name));
@@ -450,7 +457,7 @@ fn a_commit_under_a_store_that_is_away_is_done_or_refused_whole_and_the_next_is_
             }
             assert_kept(&proxy, &tree, &staging, name);
             assert_eq!(commit(&tree, &staging, name), 0, "{name}: the next try is good");
-            one.umount(&staging);
+            one.umount_among_others(&staging);
             let versions = host_versions(&place, dir);
             assert!(versions == 2 || versions == 3, "{name}: {versions} versions");
             assert!(versions == 3 || !done, "{name}: what was said to be done is there");
@@ -463,7 +470,7 @@ fn host_versions(place: &Place, dir: &Path) -> usize {
     let host = place.host(&dir.join("counter"), "add");
     let mnt = host.mount("prod", "ro");
     let count = fs::read_dir(mnt.join("census/bundles")).unwrap().count();
-    host.umount(&mnt);
+    host.umount_among_others(&mnt);
     count
 }
 
@@ -514,7 +521,7 @@ fn a_write_that_landed_unseen_is_found_again_at_every_step_of_a_commit() {
             assert_kept(&proxy, &tree, &staging, name);
             assert_eq!(commit(&tree, &staging, name), 0, "{name} {what}: the next try is good");
         }
-        one.umount(&staging);
+        one.umount_among_others(&staging);
         assert_versions(&place, dir, &tree, 5, name);
     });
 }
@@ -587,7 +594,7 @@ fn a_busy_store_is_left_alone_for_as_long_as_it_asks_and_never_asked_in_step_or_
         let pause = later.unwrap().at - *at;
         assert!(pause >= Duration::from_secs(1), "{}: asked again after {pause:?}", request.path);
     }
-    one.umount(&staging);
+    one.umount_among_others(&staging);
 
     // Reads, asked to wait a second.
     let is_data = |request: &Request| request.is_read() && request.path.contains("/p/");
@@ -609,7 +616,7 @@ fn a_busy_store_is_left_alone_for_as_long_as_it_asks_and_never_asked_in_step_or_
     assert!(read_all(&mnt, 4..5).iter().all(|(right, took)| *right && *took < Duration::from_secs(8)));
     let longest: Vec<_> = pauses(&proxy.since(mark)).concat();
     assert!(longest.iter().all(|pause| *pause >= Duration::from_millis(4_900)), "{longest:?}");
-    host.umount(&mnt);
+    host.umount_among_others(&mnt);
 
     // Refused for good, eight readers at once.
     let (host, mnt) = busy_mount(&place, &dir.path().join("third"), "timeout=8s");
@@ -629,5 +636,5 @@ fn a_busy_store_is_left_alone_for_as_long_as_it_asks_and_never_asked_in_step_or_
     assert!(again <= ALLOWANCE + 8 * 2, "{again} repetitions");
     std::thread::sleep(Duration::from_millis(500));
     assert!(read_all(&mnt, 0..8).iter().all(|(right, _)| *right), "right as soon as the store is");
-    host.umount(&mnt);
+    host.umount_among_others(&mnt);
 }
