@@ -40,6 +40,7 @@ use crate::format::key::{Keys, ObjectKey, Role};
 use crate::format::pack::{FinishedPack, PackKind};
 use crate::model::clock::{Clock, Entropy, Timestamp};
 use crate::model::id::{ContextId, IntentId, PackId};
+use crate::model::limits::OBJECT_BYTES_MAX;
 use backend::{Failure, Place};
 use meter::{Meter, Outcome, Request};
 use share::{Direction, Limits, Turn};
@@ -210,23 +211,48 @@ impl Store {
 
     /// The whole object.
     pub async fn get(&self, key: &ObjectKey) -> Result<Bytes, StoreError> {
-        self.read(key, None).await
+        self.read(key, None, self.deadline()).await
     }
 
     /// The bytes `range` of the object; exactly as many, else it is damaged.
     pub async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError> {
         let expected = range.end - range.start;
-        let bytes = self.read(key, Some(range)).await?;
-        if bytes.len() as u64 != expected {
-            return Err(StoreError::Corrupt { key: key.clone(), why: FormatError::Truncated });
-        }
-        Ok(bytes)
+        self.get_checked(key, Some(range), |bytes| match bytes.len() as u64 == expected {
+            true => Ok(bytes.clone()),
+            false => Err(FormatError::Truncated),
+        })
+        .await
     }
 
-    async fn read(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
+    /// What `open` makes of the object, or of a part of it. What it cannot open is fetched once more, because bytes go
+    /// wrong on their way too; then the object is damaged.
+    pub async fn get_checked<T>(
+        &self,
+        key: &ObjectKey,
+        range: Option<Range<u64>>,
+        open: impl Fn(&Bytes) -> Result<T, FormatError>,
+    ) -> Result<T, StoreError> {
+        if let Ok(opened) = open(&self.read(key, range.clone(), self.deadline()).await?) {
+            return Ok(opened);
+        }
+        let again = self.read(key, range, self.deadline()).await?;
+        open(&again).map_err(|why| StoreError::Corrupt { key: key.clone(), why })
+    }
+
+    /// How long one who asks is kept waiting.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// When a request that is made now is given up.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    async fn read(&self, key: &ObjectKey, range: Option<Range<u64>>, deadline: Instant) -> Result<Bytes, StoreError> {
         let expected = range.as_ref().map(|range| range.end - range.start);
         let attempt = || self.place(key.role).get(&key.path, range.clone());
-        let bytes = self.retrying(key, Request::Get, expected.unwrap_or(0), attempt).await?;
+        let bytes = self.retrying(key, Request::Get, expected.unwrap_or(0), deadline, attempt).await?;
         if expected.is_none() {
             // How long it is was not known before.
             self.downloads.pay(bytes.len() as u64);
@@ -237,18 +263,24 @@ impl Store {
 
     /// The object's length in bytes.
     pub async fn len(&self, key: &ObjectKey) -> Result<u64, StoreError> {
-        self.retrying(key, Request::Head, 0, || self.place(key.role).len(&key.path)).await
+        self.len_until(key, self.deadline()).await
+    }
+
+    async fn len_until(&self, key: &ObjectKey, deadline: Instant) -> Result<u64, StoreError> {
+        self.retrying(key, Request::Head, 0, deadline, || self.place(key.role).len(&key.path)).await
     }
 
     /// All objects whose name begins with `prefix`, and their lengths, in lexicographic order.
     pub async fn list(&self, prefix: &ObjectKey) -> Result<Vec<(ObjectKey, u64)>, StoreError> {
-        let listed = self.retrying(prefix, Request::List, 0, || self.place(prefix.role).list(&prefix.path)).await?;
+        let list = || self.place(prefix.role).list(&prefix.path);
+        let listed = self.retrying(prefix, Request::List, 0, self.deadline(), list).await?;
         Ok(listed.into_iter().map(|(path, len)| (ObjectKey { role: prefix.role, path }, len)).collect())
     }
 
     /// The first object whose name begins with `prefix`: of a chain, its newest record.
     pub async fn first(&self, prefix: &ObjectKey) -> Result<Option<ObjectKey>, StoreError> {
-        let first = self.retrying(prefix, Request::List, 0, || self.place(prefix.role).first(&prefix.path)).await?;
+        let first = || self.place(prefix.role).first(&prefix.path);
+        let first = self.retrying(prefix, Request::List, 0, self.deadline(), first).await?;
         Ok(first.map(|path| ObjectKey { role: prefix.role, path }))
     }
 
@@ -267,48 +299,70 @@ impl Store {
         loop {
             let turn = self.turn(&self.uploads, key, bytes.len() as u64).await?;
             // What is waited for our own turns is not the store's time.
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit.max(self.timeout));
+            let length = bytes.len() as u64;
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + retry::put_limit(length, self.timeout));
             self.requests.writes.fetch_add(1, Ordering::Relaxed);
             let start = Instant::now();
             let outcome = tokio::time::timeout(limit, place.create(&key.path, bytes.clone())).await;
             self.requests.meter.count(Request::Put, key.role, Outcome::of(&outcome), start.elapsed());
             drop(turn);
-            let why = match outcome {
+            attempt += 1;
+            let (why, exists) = match outcome {
                 Ok(Ok(())) => {
                     self.budget.earn();
                     self.requests.bytes_out.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     return Ok(Put::Ours);
                 }
                 Ok(Err(Failure::Denied(why))) => return Err(StoreError::Denied { key: key.clone(), why }),
-                Ok(Err(failure)) => failure.to_string(),
-                Err(_) => "no answer before the deadline".to_owned(),
+                Ok(Err(failure)) => (failure.to_string(), matches!(failure, Failure::Exists)),
+                Err(_) => ("no answer before the deadline".to_owned(), false),
             };
+            // For a store in trouble also the look at the outcome is one request more.
+            if !exists && !self.pause(place, attempt, deadline).await {
+                return Err(StoreError::Unavailable { key: key.clone(), why });
+            }
             // Exists or unknown: the object itself knows. One that is not there was not written: S3 answers 409,
             // read as *exists*, also when two requests merely met.
-            match self.compare(key, bytes, compare).await {
+            match self.compare(key, bytes, compare, deadline).await {
                 Err(StoreError::NotFound { .. }) => {}
                 Err(StoreError::Unavailable { .. }) if Instant::now() < deadline => {}
                 outcome => return outcome,
             }
-            attempt += 1;
             if !self.pause(place, attempt, deadline).await {
                 return Err(StoreError::Unavailable { key: key.clone(), why });
             }
         }
     }
 
-    async fn compare(&self, key: &ObjectKey, bytes: &Bytes, compare: Compare) -> Result<Put, StoreError> {
-        let Compare::Tail(tail) = compare else {
-            let found = self.get(key).await?;
-            return Ok(if found == *bytes { Put::Ours } else { Put::Theirs(found) });
+    /// Whether what lies there is what was given. Other bytes are *theirs* only if they prove themselves, or came twice:
+    /// ours that went wrong on their way would otherwise be given up as another's.
+    async fn compare(
+        &self,
+        key: &ObjectKey,
+        bytes: &Bytes,
+        compare: Compare,
+        deadline: Instant,
+    ) -> Result<Put, StoreError> {
+        let start = match compare {
+            Compare::Whole => 0,
+            Compare::Tail(tail) => (bytes.len() as u64).saturating_sub(tail),
         };
-        let len = self.len(key).await?;
-        if len != bytes.len() as u64 {
+        let part = matches!(compare, Compare::Tail(_)).then_some(start..bytes.len() as u64);
+        if part.is_some() && self.len_until(key, deadline).await? != bytes.len() as u64 {
             return Ok(Put::Theirs(Bytes::new()));
         }
-        let start = len.saturating_sub(tail);
-        let found = self.get_range(key, start..len).await?;
-        Ok(if found == bytes[start as usize..] { Put::Ours } else { Put::Theirs(found) })
+        let mut before = None;
+        for _ in 0..2 {
+            let found = self.read(key, part.clone(), deadline).await?;
+            if found == bytes[start as usize..] {
+                return Ok(Put::Ours);
+            }
+            if before.as_ref() == Some(&found) || part.is_none() && envelope::is_whole(&found) {
+                return Ok(Put::Theirs(found));
+            }
+            before = Some(found);
+        }
+        Err(StoreError::Corrupt { key: key.clone(), why: FormatError::Hash })
     }
 
     /// Creates a pack. Its name is ours alone, so another content under it is damage.
@@ -341,10 +395,8 @@ impl Store {
 
     /// The body of the object `key`, which is of `kind` and of this context.
     pub async fn get_object(&self, kind: ObjectKind, key: &ObjectKey) -> Result<(Bytes, Bytes), StoreError> {
-        let object = self.get(key).await?;
-        let body = envelope::open(kind, Some(self.context()), &object);
-        let body = body.map_err(|why| StoreError::Corrupt { key: key.clone(), why })?;
-        Ok((object, body))
+        let open = |object: &Bytes| Ok((object.clone(), envelope::open(kind, Some(self.context()), object)?));
+        self.get_checked(key, None, open).await
     }
 
     /// The right to one request, of so many bytes.
@@ -362,18 +414,21 @@ impl Store {
         key: &ObjectKey,
         request: Request,
         bytes: u64,
+        deadline: Instant,
         attempt: impl Fn() -> F,
     ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, Failure>>,
     {
         let counter = if request == Request::List { &self.requests.lists } else { &self.requests.reads };
-        let mut deadline = None;
+        // What is waited for our own turns is not the store's time.
+        let mut waited = Duration::ZERO;
         let mut attempts = 0;
         loop {
+            let came = Instant::now();
             let turn = self.turn(&self.downloads, key, bytes).await?;
-            // What is waited for our own turns is not the store's time.
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.timeout);
+            waited += came.elapsed();
+            let deadline = deadline + waited;
             counter.fetch_add(1, Ordering::Relaxed);
             // One request that hangs is not the store: it is given up long before the deadline, and asked again.
             let start = Instant::now();
@@ -388,6 +443,10 @@ impl Store {
                 }
                 Ok(Err(Failure::NotFound)) => return Err(StoreError::NotFound { key: key.clone() }),
                 Ok(Err(Failure::Denied(why))) => return Err(StoreError::Denied { key: key.clone(), why }),
+                Ok(Err(Failure::TooLarge(found))) => {
+                    let why = FormatError::TooLarge { what: "length", limit: OBJECT_BYTES_MAX, found };
+                    return Err(StoreError::Corrupt { key: key.clone(), why });
+                }
                 Ok(Err(failure)) => failure.to_string(),
                 Err(_) => "no answer before the deadline".to_owned(),
             };
@@ -447,7 +506,7 @@ mod tests {
         faults.at_write(0, Fault::Fail);
         assert_eq!(store.put_new(&key(&store), &Bytes::from_static(b"a")).await.unwrap(), Put::Ours);
         assert_eq!(faults.writes(), 2);
-        assert_eq!(store.requests.retries.load(Ordering::Relaxed), 1);
+        assert_eq!(store.requests.retries.load(Ordering::Relaxed), 2, "the look counts, and the second write");
     }
 
     #[tokio::test]

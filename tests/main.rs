@@ -1,6 +1,7 @@
 //! All integration tests, in one binary: linking rocksdb takes longer than most of them run.
 
 mod suites {
+    mod damage;
     mod faults;
     mod first_hour;
     mod fuzz;
@@ -13,8 +14,10 @@ mod suites {
     mod options;
     mod posix;
     mod power;
+    mod proxy;
     mod refusals;
     mod scripts;
+    mod store_faults;
     mod tidy;
     mod trees;
     mod uploads;

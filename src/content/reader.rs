@@ -18,11 +18,13 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use super::ahead::{Run, Streams, runs};
 use crate::format::FormatError;
@@ -37,6 +39,13 @@ use crate::store::{Store, StoreError};
 
 /// Raw bytes above which a record is verified on a thread of its own: less takes no longer than the way there.
 const INLINE_VERIFY_BYTES_MAX: u32 = 128 << 10;
+/// How long a refusal answers for its place. The kernel asks for a page again as soon as reading it ahead was refused:
+/// that is no second wait until the deadline for the program that reads.
+const REFUSED_FOR: Duration = Duration::from_millis(250);
+/// What a fetch of one's own takes longer than its deadline to say why.
+const GRACE: Duration = Duration::from_millis(100);
+/// Refusals that are remembered.
+const REFUSALS_MAX: u64 = 4_096;
 /// Zeros that holes are read from.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
@@ -98,6 +107,8 @@ pub struct ContentReader {
     chunks: Cache<(PackId, u64), (ChunkId, Bytes)>,
     /// Small-file blocks and metadata.
     cache: Cache<Wanted, Cached>,
+    /// What the store did not answer for a moment ago.
+    refused: Cache<Place, ContentError>,
     streams: Mutex<Streams>,
     /// Whether chunks are compared with their ids. Without that wrong bytes pass: for measuring the price alone.
     verifies: bool,
@@ -139,7 +150,9 @@ impl ContentReader {
             .weigher(|_, (_, bytes): &(ChunkId, Bytes)| u32::try_from(bytes.len() + 128).unwrap_or(u32::MAX))
             .build();
         let streams = Mutex::new(Streams::new(cache_bytes / 4));
-        Self { store, chunks, cache, streams, verifies, asked: AtomicU64::new(0), missed: AtomicU64::new(0) }
+        let refused = Cache::builder().max_capacity(REFUSALS_MAX).time_to_live(REFUSED_FOR).build();
+        let (asked, missed) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { store, chunks, cache, refused, streams, verifies, asked, missed }
     }
 
     /// What the caches hold now.
@@ -243,7 +256,7 @@ impl ContentReader {
         }
         for run in runs(records) {
             let run = Arc::new(run);
-            let fetched: Arc<OnceCell<Option<Vec<Bytes>>>> = Arc::default();
+            let fetched: Arc<OnceCell<Result<Option<Vec<Bytes>>, ContentError>>> = Arc::default();
             // Each record is fetched in its own name, so that a read that needs it joins; the first to be polled does
             // the work for all.
             for (number, (id, at)) in run.records.clone().into_iter().enumerate() {
@@ -251,8 +264,9 @@ impl ContentReader {
                 tokio::spawn(async move {
                     let fetch = async {
                         match fetched.get_or_init(|| reader.fetch_run(&run)).await {
-                            Some(chunks) => Ok((id, chunks[number].clone())),
-                            None => reader.fetch_chunk(id, &at).await,
+                            Ok(Some(chunks)) => Ok((id, chunks[number].clone())),
+                            Ok(None) => reader.fetch_chunk(id, &at).await,
+                            Err(error) => Err(error.clone()),
                         }
                     };
                     let _ = reader.chunks.try_get_with((at.pack, at.offset), fetch).await;
@@ -262,10 +276,15 @@ impl ContentReader {
         Ok(())
     }
 
-    /// The chunks of a run, verified; `None` if any of it could not be had: each is then fetched by itself.
-    async fn fetch_run(&self, run: &Arc<Run>) -> Option<Vec<Bytes>> {
+    /// The chunks of a run, verified; `None` if any of it is damaged: each is then fetched by itself. A store that does
+    /// not answer at all is not asked again for all of them: who has waited for one since the run began is refused.
+    async fn fetch_run(&self, run: &Arc<Run>) -> Result<Option<Vec<Bytes>>, ContentError> {
         let key = self.store.keys().pack(PackKind::Data, run.pack);
-        let bytes = self.store.get_range(&key, run.bytes.clone()).await.ok()?;
+        let bytes = match self.store.get_range(&key, run.bytes.clone()).await {
+            Ok(bytes) => bytes,
+            Err(error @ StoreError::Unavailable { .. }) => return Err(error.into()),
+            Err(_) => return Ok(None),
+        };
         let (run, verifies) = (run.clone(), self.verifies);
         let verified = tokio::task::spawn_blocking(move || {
             let chunk = |(id, at): &(ChunkId, Locator)| {
@@ -274,7 +293,7 @@ impl ContentReader {
             };
             run.records.iter().map(chunk).collect::<Option<Vec<_>>>()
         });
-        verified.await.ok().flatten()
+        Ok(verified.await.ok().flatten())
     }
 
     /// A part of one chunk, added to `parts`.
@@ -300,6 +319,47 @@ impl ContentReader {
     pub async fn chunk(&self, id: ChunkId, at: Locator) -> Result<Bytes, ContentError> {
         let place = (PackKind::Data, at.pack, at.offset);
         self.asked.fetch_add(1, Ordering::Relaxed);
+        self.unless_refused(place, self.until_deadline(place, || self.proved_chunk(id, at))).await
+    }
+
+    /// The outcome of `fetch`, which may join one that began earlier and is given up earlier: nobody is refused for that
+    /// before its own deadline, nor waits longer.
+    async fn until_deadline<T, F>(&self, (kind, pack, _): Place, fetch: impl Fn() -> F) -> Result<T, ContentError>
+    where
+        F: Future<Output = Result<T, ContentError>>,
+    {
+        let deadline = Instant::now() + self.store.timeout();
+        loop {
+            // A fetch of our own says better what was wrong, and its deadline is a moment later than ours.
+            match tokio::time::timeout_at(deadline + GRACE, fetch()).await {
+                Ok(Err(ContentError::Store(StoreError::Unavailable { .. }))) if Instant::now() < deadline => {}
+                Ok(outcome) => return outcome,
+                Err(_) => {
+                    let (key, why) = (self.store.keys().pack(kind, pack), "no answer before the deadline".to_owned());
+                    return Err(StoreError::Unavailable { key, why }.into());
+                }
+            }
+        }
+    }
+
+    /// The outcome of `fetch`, or the refusal that what lies there met just now.
+    async fn unless_refused<T>(
+        &self,
+        place: Place,
+        fetch: impl Future<Output = Result<T, ContentError>>,
+    ) -> Result<T, ContentError> {
+        if let Some(refusal) = self.refused.get(&place).await {
+            return Err(refusal);
+        }
+        let outcome = fetch.await;
+        if let Err(refusal @ ContentError::Store(StoreError::Unavailable { .. })) = &outcome {
+            self.refused.insert(place, refusal.clone()).await;
+        }
+        outcome
+    }
+
+    async fn proved_chunk(&self, id: ChunkId, at: Locator) -> Result<Bytes, ContentError> {
+        let place = (PackKind::Data, at.pack, at.offset);
         if is_whole(&at) {
             let (found, bytes) = self.whole_chunk(id, at).await?;
             // Two ids for one place: one of them is wrong.
@@ -468,6 +528,10 @@ impl ContentReader {
 
     /// The raw bytes of a metadata record, verified.
     pub async fn meta(&self, at: &RecordRef) -> Result<Bytes, ContentError> {
+        self.unless_refused((PackKind::Meta, at.pack, at.offset), self.proved_meta(at)).await
+    }
+
+    async fn proved_meta(&self, at: &RecordRef) -> Result<Bytes, ContentError> {
         let mut why = FormatError::Hash;
         for _ in 0..2 {
             let stored = self.store.get_record(PackKind::Meta, at.pack, at.offset, at.stored).await?;

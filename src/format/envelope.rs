@@ -144,8 +144,8 @@ fn feature_names(kind: ObjectKind, bits: u32) -> String {
     }
 }
 
-/// The body of an object of `kind`, written by `context` (`None`: by any).
-pub fn open(kind: ObjectKind, context: Option<ContextId>, bytes: &Bytes) -> Result<Bytes, FormatError> {
+/// The head of an object that is whole and intact.
+fn sealed_head(bytes: &[u8]) -> Result<Head, FormatError> {
     let head = open_head(bytes)?;
     if bytes.len() < OVERHEAD_BYTES || (bytes.len() - OVERHEAD_BYTES) as u64 != head.body_bytes {
         return Err(FormatError::Truncated);
@@ -154,6 +154,17 @@ pub fn open(kind: ObjectKind, context: Option<ContextId>, bytes: &Bytes) -> Resu
     if ObjectHash::of(sealed).as_bytes()[..] != *hash {
         return Err(FormatError::Hash);
     }
+    Ok(head)
+}
+
+/// Whether these are the bytes of an object of any kind and context as its writer sealed it.
+pub fn is_whole(bytes: &[u8]) -> bool {
+    sealed_head(bytes).is_ok()
+}
+
+/// The body of an object of `kind`, written by `context` (`None`: by any).
+pub fn open(kind: ObjectKind, context: Option<ContextId>, bytes: &Bytes) -> Result<Bytes, FormatError> {
+    let head = sealed_head(bytes)?;
     if head.kind != kind {
         return Err(FormatError::WrongKind { expected: kind.name(), found: head.kind.name() });
     }

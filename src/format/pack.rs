@@ -48,7 +48,7 @@ const FOOTER_RECORD_BYTES: usize = 8 + 4 + 4 + 1;
 const FOOTER_CHUNK_BYTES: usize = 32 + 4 + 4 + 4;
 
 /// What a pack holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum PackKind {
     /// Chunks.

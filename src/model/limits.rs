@@ -42,5 +42,8 @@ pub const PACK_BYTES_MAX: usize = 81 << 20;
 pub const PACK_BYTES_TARGET_MAX: usize = 64 << 20;
 /// Raw bytes a data pack is filled up to on a slow link, in bytes.
 pub const PACK_BYTES_TARGET_MIN: usize = 8 << 20;
+/// Largest object that is read whole, in bytes: a refs record with as many labels as there may be and four million removed
+/// bundles. What is larger is no object of ours.
+pub const OBJECT_BYTES_MAX: u64 = 64 << 20;
 /// Longest commit message, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;

@@ -11,12 +11,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use moka::future::Cache;
 
 use crate::content::reader::{ContentError, ContentReader};
 use crate::format::FormatError;
 use crate::format::descriptor::{Descriptor, PackEntry, PackTable, Page, PageEntry, decode_pack_table};
-use crate::format::envelope::ObjectKind;
+use crate::format::envelope::{self, ObjectKind};
 use crate::format::intent::ABORTED_BYTES;
 use crate::format::key::ObjectKey;
 use crate::format::pack::PackKind;
@@ -192,20 +193,22 @@ impl Snapshot {
     ) -> Result<Arc<Self>, SnapshotError> {
         let store = reader.store().clone();
         let key = store.keys().bundle(repo, bundle);
-        let object = match store.get(&key).await {
-            Err(StoreError::NotFound { .. }) => return Err(SnapshotError::NoBundle(bundle)),
-            outcome => outcome?,
+        let open = |object: &Bytes| {
+            if object.len() as u64 == ABORTED_BYTES {
+                return Ok(None);
+            }
+            let body = envelope::open(ObjectKind::Descriptor, Some(store.context()), object)?;
+            let descriptor = Descriptor::decode(&body)?;
+            if descriptor.repo != repo || descriptor.bundle != bundle {
+                return Err(FormatError::Malformed { what: "descriptor of another bundle" });
+            }
+            Ok(Some((descriptor, ObjectHash::of(object))))
         };
-        if object.len() as u64 == ABORTED_BYTES {
-            return Err(SnapshotError::NoBundle(bundle));
+        match store.get_checked(&key, None, open).await {
+            Ok(Some((descriptor, hash))) => Ok(Arc::new(Self { descriptor, hash, reader, ranges })),
+            Ok(None) | Err(StoreError::NotFound { .. }) => Err(SnapshotError::NoBundle(bundle)),
+            Err(error) => Err(error.into()),
         }
-        let corrupt = |why| ContentError::Corrupt { key: key.clone(), why };
-        let body = crate::format::envelope::open(ObjectKind::Descriptor, Some(store.context()), &object);
-        let descriptor = Descriptor::decode(&body.map_err(corrupt)?).map_err(corrupt)?;
-        if descriptor.repo != repo || descriptor.bundle != bundle {
-            return Err(corrupt(FormatError::Malformed { what: "descriptor of another bundle" }).into());
-        }
-        Ok(Arc::new(Self { descriptor, hash: ObjectHash::of(&object), reader, ranges }))
     }
 
     /// The descriptor.

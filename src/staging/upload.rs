@@ -31,6 +31,7 @@ use super::journal::Journal;
 use super::retired::reap_always;
 use super::tree::{Tree, for_each_inode};
 use crate::content::packer::{PackError, Packer, PackerConfig, StoredPack};
+use crate::format::FormatError;
 use crate::format::descriptor::PackEntry;
 use crate::format::intent::Intent;
 use crate::format::pack::{HashedChunk, TRAILER_BYTES, open_footer, open_trailer};
@@ -38,7 +39,7 @@ use crate::model::entry::{Extent, Locator};
 use crate::model::id::{BundleId, ChunkId, IntentId, PackId};
 use crate::model::limits::{INLINE_BYTES_MAX, SMALL_FILE_BYTES_MAX};
 use crate::snapshot::Snapshot;
-use crate::store::{Store, intents};
+use crate::store::{Store, StoreError, intents};
 
 /// Bytes after which a data pack is closed.
 const PACK_BYTES: usize = 16 << 20;
@@ -254,8 +255,8 @@ impl Committer {
             if known.contains(&id) || length < TRAILER_BYTES as u64 {
                 continue;
             }
-            let trailer = self.store.get_range(&key, length - TRAILER_BYTES as u64..length).await?;
-            let (_, footer_hash) = open_trailer(&trailer)?;
+            let end = length - TRAILER_BYTES as u64..length;
+            let (_, footer_hash) = self.store.get_checked(&key, Some(end), |trailer| open_trailer(trailer)).await?;
             let pack = PackEntry { id, length, footer_hash };
             let chunks = footer_chunks(&self.store, &pack).await?;
             self.journal.stored(pack, chunks.into_iter())?;
@@ -280,7 +281,7 @@ impl Committer {
             match footer_chunks(&self.store, &pack).await {
                 Ok(chunks) => Ok::<_, CommitError>((pack.id, chunks)),
                 // A metadata pack: no chunks, another prefix.
-                Err(CommitError::Store(crate::store::StoreError::NotFound { .. })) => Ok((pack.id, Vec::new())),
+                Err(CommitError::Store(StoreError::NotFound { .. })) => Ok((pack.id, Vec::new())),
                 Err(error) => Err(error),
             }
         });
@@ -376,10 +377,10 @@ async fn background(committer: Weak<Committer>, queue: Arc<Queue>) {
 /// The chunks of a data pack, from its footer.
 async fn footer_chunks(store: &Store, pack: &PackEntry) -> Result<Vec<(ChunkId, Locator)>, CommitError> {
     let key = store.keys().pack(crate::format::pack::PackKind::Data, pack.id);
-    let end = pack.length.checked_sub(TRAILER_BYTES as u64).ok_or(StagingError::damaged("length of a pack"))?;
-    let trailer = store.get_range(&key, end..pack.length).await?;
-    let (footer_length, _) = open_trailer(&trailer)?;
-    let start = end.checked_sub(footer_length as u64).ok_or(StagingError::damaged("footer of a pack"))?;
-    let footer = store.get_range(&key, start..end).await?;
-    Ok(open_footer(pack.id, &footer, pack.footer_hash)?)
+    let damaged = |what| StoreError::Corrupt { key: key.clone(), why: FormatError::Malformed { what } };
+    let end = pack.length.checked_sub(TRAILER_BYTES as u64).ok_or_else(|| damaged("length of a pack"))?;
+    let (footer_length, _) = store.get_checked(&key, Some(end..pack.length), |trailer| open_trailer(trailer)).await?;
+    let start = end.checked_sub(footer_length as u64).ok_or_else(|| damaged("length of a footer"))?;
+    let open = |footer: &Bytes| open_footer(pack.id, footer, pack.footer_hash);
+    Ok(store.get_checked(&key, Some(start..end), open).await?)
 }

@@ -20,6 +20,7 @@ use object_store::path::Path;
 use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 use crate::model::clock::Timestamp;
+use crate::model::limits::OBJECT_BYTES_MAX;
 
 use super::StoreError;
 use super::fault::{FaultStore, Faults};
@@ -33,6 +34,8 @@ pub enum Failure {
     NotFound,
     /// There is such an object already.
     Exists,
+    /// The object has more bytes than anything that is read whole: so many.
+    TooLarge(u64),
     /// Asking again will not help.
     Denied(String),
     /// Asking again may help.
@@ -44,6 +47,7 @@ impl fmt::Display for Failure {
         match self {
             Self::NotFound => f.write_str("not found"),
             Self::Exists => f.write_str("exists"),
+            Self::TooLarge(bytes) => write!(f, "has {bytes} bytes"),
             Self::Denied(why) | Self::Transient(why) => f.write_str(why),
         }
     }
@@ -249,8 +253,14 @@ impl Place {
             let file = directory.path_to_filesystem(&self.path(path))?;
             return read_part(file, range.clone()).await;
         }
+        let is_whole = range.is_none();
         let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
-        Ok(self.store.get_opts(&self.path(path), options).await?.bytes().await?)
+        let found = self.store.get_opts(&self.path(path), options).await?;
+        // Its length is the store's word, or an attacker's: nothing is allocated for it unseen.
+        if is_whole && found.meta.size > OBJECT_BYTES_MAX {
+            return Err(Failure::TooLarge(found.meta.size));
+        }
+        Ok(found.bytes().await?)
     }
 
     /// The object's length.

@@ -12,6 +12,8 @@ use crate::format::refs::RefsRecord;
 use crate::model::clock::Timestamp;
 use crate::model::id::{ContextId, ObjectHash};
 
+use bytes::Bytes;
+
 use super::{Put, Store, StoreError};
 
 /// A record that can stand in a chain.
@@ -24,6 +26,8 @@ pub trait ChainRecord: Sized + Clone {
     fn decode(body: &[u8]) -> Result<Self, FormatError>;
     /// Its time.
     fn time(&self) -> Timestamp;
+    /// Hash of the record before it.
+    fn previous(&self) -> Option<ObjectHash>;
     /// This record as the successor of one with that hash, at that time.
     fn linked(self, previous: Option<ObjectHash>, time: Timestamp) -> Self;
 }
@@ -43,6 +47,10 @@ macro_rules! chain_record {
 
             fn time(&self) -> Timestamp {
                 self.time
+            }
+
+            fn previous(&self) -> Option<ObjectHash> {
+                self.previous
             }
 
             fn linked(self, previous: Option<ObjectHash>, time: Timestamp) -> Self {
@@ -76,13 +84,31 @@ pub async fn read<R: ChainRecord>(
     seq: u64,
     context: Option<ContextId>,
 ) -> Result<Link<R>, StoreError> {
-    let key = key::record(prefix, seq);
-    let object = store.get(&key).await?;
-    let corrupt = |why| StoreError::Corrupt { key: key.clone(), why };
-    let body = envelope::open(R::KIND, context, &object).map_err(corrupt)?;
-    let record = R::decode(&body).map_err(corrupt)?;
-    let context = envelope::open_head(&object).map_err(corrupt)?.context;
-    Ok(Link { seq, hash: ObjectHash::of(&object), record, context })
+    let open = |object: &Bytes| {
+        let record = R::decode(&envelope::open(R::KIND, context, object)?)?;
+        // The first follows nothing, and every other something.
+        if record.previous().is_some() != (seq > 0) {
+            return Err(OUT_OF_PLACE);
+        }
+        let context = envelope::open_head(object)?.context;
+        Ok(Link { seq, hash: ObjectHash::of(object), record, context })
+    };
+    store.get_checked(&key::record(prefix, seq), None, open).await
+}
+
+/// A record in the place of another.
+const OUT_OF_PLACE: FormatError = FormatError::Malformed { what: "not the record that follows the one before it" };
+
+/// Refuses `later` if it does not follow `earlier`, where both were read anyway.
+pub fn expect_follows<R: ChainRecord>(
+    prefix: &ObjectKey,
+    earlier: &Link<R>,
+    later: &Link<R>,
+) -> Result<(), StoreError> {
+    if later.record.previous() == Some(earlier.hash) {
+        return Ok(());
+    }
+    Err(StoreError::Corrupt { key: key::record(prefix, later.seq), why: OUT_OF_PLACE })
 }
 
 /// The newest record, or `None` for a chain that has not begun.
@@ -111,7 +137,10 @@ pub async fn after<R: ChainRecord>(
     context: Option<ContextId>,
 ) -> Result<Option<Link<R>>, StoreError> {
     match read(store, prefix, link.seq + 1, context).await {
-        Ok(next) => Ok(Some(next)),
+        Ok(next) => {
+            expect_follows(prefix, link, &next)?;
+            Ok(Some(next))
+        }
         Err(StoreError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
     }
@@ -124,7 +153,11 @@ pub async fn before<R: ChainRecord>(
     link: &Link<R>,
 ) -> Result<Option<Link<R>>, StoreError> {
     match link.seq.checked_sub(1) {
-        Some(seq) => Ok(Some(read(store, prefix, seq, Some(store.context())).await?)),
+        Some(seq) => {
+            let earlier = read(store, prefix, seq, Some(store.context())).await?;
+            expect_follows(prefix, &earlier, link)?;
+            Ok(Some(earlier))
+        }
         None => Ok(None),
     }
 }
@@ -165,5 +198,28 @@ where
         if let Some(link) = append(store, prefix, newest.as_ref(), next).await? {
             return Ok(Some(link));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::{clock, entropy};
+
+    #[tokio::test]
+    async fn a_record_in_the_place_of_another_is_refused() {
+        let store = Store::in_memory(clock(), entropy());
+        let prefix = store.keys().catalog();
+        let first = append(&store, &prefix, None, CatalogRecord::default()).await.unwrap().unwrap();
+        let object = store.get(&key::record(&prefix, 0)).await.unwrap();
+        store.put_new(&key::record(&prefix, 1), &object).await.unwrap();
+        let newest = newest::<CatalogRecord>(&store, &prefix, None).await;
+        assert!(matches!(&newest, Err(StoreError::Corrupt { why, .. }) if *why == OUT_OF_PLACE), "{newest:?}");
+
+        let stranger = Link { hash: ObjectHash([7; 32]), seq: 2, ..first };
+        append(&store, &prefix, Some(&stranger), CatalogRecord::default()).await.unwrap().unwrap();
+        let known = Link { hash: ObjectHash([8; 32]), ..stranger.clone() };
+        assert!(after::<CatalogRecord>(&store, &prefix, &stranger, None).await.is_ok());
+        assert!(matches!(after(&store, &prefix, &known, None).await, Err(StoreError::Corrupt { .. })));
     }
 }

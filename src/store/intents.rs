@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{Put, Store, StoreError};
@@ -65,8 +66,13 @@ pub async fn register(store: &Store, intent: &Intent, extension: Option<u32>) ->
 pub async fn open_intents(store: &Store, round: u64) -> Result<Vec<Intent>, StoreError> {
     let listed = store.list(&store.keys().intents(round)).await?;
     let reads = listed.into_iter().map(|(key, _)| async move {
-        let (_, body) = store.get_object(ObjectKind::Intent, &key).await?;
-        Intent::decode(&body).map_err(|why| StoreError::Corrupt { key, why })
+        let open = |object: &Bytes| {
+            let intent = Intent::decode(&envelope::open(ObjectKind::Intent, Some(store.context()), object)?)?;
+            // Behind the id stands at most which registration it is.
+            let is_own = key.name().split('.').next() == Some(&intent.id.to_string());
+            if is_own { Ok(intent) } else { Err(FormatError::Malformed { what: "intent of another name" }) }
+        };
+        store.get_checked(&key, None, open).await
     });
     stream::iter(reads).buffered(READS).try_collect().await
 }
@@ -113,7 +119,6 @@ mod tests {
     use crate::model::id::BundleId;
     use crate::store::testing::{clock, entropy};
     use crate::store::{Store, catalog};
-    use bytes::Bytes;
     use std::sync::Arc;
 
     async fn writer() -> (Arc<Store>, Intent) {

@@ -204,9 +204,14 @@ impl LabelLog {
         let first = self.read.0.map_or(0, |seq| seq + 1);
         let reads = (first..=newest.seq).map(|seq| chain::read(store, &prefix, seq, Some(store.context())));
         let mut links = stream::iter(reads).buffered(READS);
+        let mut before: Option<Link<RefsRecord>> = None;
         while let Some(link) = links.try_next().await? {
+            if let Some(before) = &before {
+                chain::expect_follows(&prefix, before, &link)?;
+            }
             self.note(&link.record);
             self.read = Position::of(Some(&link));
+            before = Some(link);
         }
         Ok(())
     }

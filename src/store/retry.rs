@@ -22,10 +22,19 @@ const ATTEMPT: Duration = Duration::from_secs(30);
 /// The slowest link that we wait for, in bytes a second.
 const SLOWEST_BYTES: u64 = 64 << 10;
 
-/// How long one attempt may take that carries so many bytes; after that its outcome is unknown. No longer than
-/// `timeout` without its bytes: who is asked to wait no longer does not.
+/// How long one attempt may take that carries so many bytes; after that its outcome is unknown. No longer than half of
+/// `timeout` without its bytes: a request that hangs leaves time for another.
 pub fn attempt_limit(bytes: u64, timeout: Duration) -> Duration {
-    ATTEMPT.min(timeout) + Duration::from_secs(bytes / SLOWEST_BYTES)
+    ATTEMPT.min(timeout / 2) + transfer(bytes)
+}
+
+/// How long it may take to write so many bytes, all attempts and looks at their outcome together.
+pub fn put_limit(bytes: u64, timeout: Duration) -> Duration {
+    timeout + transfer(bytes)
+}
+
+fn transfer(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / SLOWEST_BYTES)
 }
 
 /// The pause before the repetition `attempt` (the first is 1).
@@ -101,6 +110,8 @@ mod tests {
         let minute = Duration::from_secs(60);
         assert_eq!(attempt_limit(0, minute), Duration::from_secs(30));
         assert_eq!(attempt_limit(64 << 20, minute), Duration::from_secs(30 + 1024));
-        assert_eq!(attempt_limit(0, Duration::from_secs(3)), Duration::from_secs(3));
+        assert_eq!(attempt_limit(0, Duration::from_secs(3)), Duration::from_millis(1500), "twice in its time");
+        let pack = 64 << 20;
+        assert!(put_limit(pack, minute) >= attempt_limit(pack, minute) + minute / 2, "and the outcome is looked at");
     }
 }

@@ -102,8 +102,11 @@ impl VfsError {
     /// Whether it points at a disk, a store or damage, and belongs into the log.
     pub fn is_worth_telling(&self) -> bool {
         let is_daily = matches!(self, Self::Staging(StagingError::LookAgain));
-        let is_telling =
-            matches!(self, Self::Recursive(_)) || matches!(self.errno(), EIO | ETIMEDOUT | ESTALE | ENOSPC | EBUSY);
+        // The id of a version is nobody's guess: a label or a history that still names it led there.
+        let is_gone = matches!(self, Self::Snapshot(SnapshotError::NoBundle(_)));
+        let is_telling = is_gone
+            || matches!(self, Self::Recursive(_))
+            || matches!(self.errno(), EIO | ETIMEDOUT | ESTALE | ENOSPC | EBUSY);
         !is_daily && is_telling
     }
 

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use super::proxy::Proxy;
+
 const INSIDE: &str = "DATAMON_TEST_INSIDE";
 /// Where a test keeps its files, made and removed by its parent.
 const SCRATCH: &str = "DATAMON_TEST_SCRATCH";
@@ -151,6 +153,17 @@ impl Host {
         run(&mut self.datamon(["umount", dir.to_str().unwrap()]));
     }
 
+    /// The same where other threads start programs, which hold what is open here until they begin: busy for a moment.
+    pub fn umount_among_others(&self, dir: &Path) {
+        let unmounted = || self.datamon(["umount", dir.to_str().unwrap()]).output().unwrap().status.success();
+        until(Duration::from_secs(20), "an unmount", unmounted);
+    }
+
+    /// What the daemons of the context `prod` have logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("state/log/prod.log")).unwrap_or_default()
+    }
+
     /// Process ids of the daemons that serve `dir`.
     pub fn daemons(&self, dir: &Path) -> Vec<u32> {
         let dir = dir.to_str().unwrap();
@@ -233,6 +246,17 @@ impl Place {
 }
 
 impl Place {
+    /// The same server's `prefix`, asked through a proxy of its own. It lives no longer than this place.
+    pub fn behind_proxy(&self, prefix: &str) -> (Self, Proxy) {
+        let port = |option: &String| option.strip_prefix("endpoint=http://127.0.0.1:")?.parse().ok();
+        let port = self.options.iter().find_map(port).expect("a place with a server");
+        let proxy = Proxy::before(port);
+        let mut options = self.options.clone();
+        options.retain(|option| !option.starts_with("endpoint="));
+        options.push(format!("endpoint=http://127.0.0.1:{}", proxy.port));
+        (Self { url: format!("s3://bucket/{prefix}"), options, variables: self.variables.clone(), server: None }, proxy)
+    }
+
     /// Sends a signal to the server: STOP makes it hang, CONT lets it go on.
     pub fn signal_server(&self, signal: &str) {
         let server = self.server.as_ref().expect("a place with a server");

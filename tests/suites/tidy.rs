@@ -206,6 +206,26 @@ fn the_environment_and_the_clock_are_read_by_the_program_only() {
     assert_none("environment or clock read below the program:", broken.map(|line| line.place()).collect());
 }
 
+#[test]
+fn requests_are_repeated_in_one_place() {
+    let store = || code().into_iter().filter(|line| line.module() == "store" && line.file != "store/fault.rs");
+    let is_elsewhere = |line: &Line, homes: &[&str]| !homes.contains(&line.file.as_str());
+    let waits = store().filter(|line| line.text.contains("time::sleep") && is_elsewhere(line, &["store.rs"]));
+    assert_none("a pause in the store outside store.rs:", waits.map(|line| line.place()).collect());
+    let policy = ["retry::", "asked_to_wait("];
+    let homes = ["store.rs", "store/backend.rs", "store/wire.rs", "store/retry.rs"];
+    let asks = code().into_iter().filter(|line| policy.iter().any(|word| line.text.contains(word)));
+    let asks = asks.filter(|line| is_elsewhere(line, &homes));
+    assert_none("the policy of src/store/retry.rs is used by store.rs alone:", asks.map(|line| line.place()).collect());
+    // object_store repeats requests by itself unless it is told not to.
+    let theirs = code().into_iter().filter(|line| line.text.contains("RetryConfig {"));
+    let theirs: Vec<_> = theirs.filter(|line| !line.text.contains("max_retries: 0")).map(|line| line.place()).collect();
+    assert_none("object_store repeats requests:", theirs);
+    let told = code().iter().filter(|line| line.text.contains("max_retries: 0")).count();
+    let builders = code().iter().filter(|line| line.text.contains("AmazonS3Builder::new()")).count();
+    assert_eq!((told, builders), (1, 1), "one client, which repeats nothing by itself");
+}
+
 /// The code between backticks of a text.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
