@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(violations(&place, clock(), entropy()).await, Vec::<String>::new());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_store_that_loses_answers_keeps_it_too() {
         let faults = Faults::new();
         let place = Place::memory().with_faults(&faults);
