@@ -7,11 +7,16 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
     DBRawIterator, Direction, IteratorMode, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
+
+/// How often, and how many times, it is looked whether somebody has let go of a database.
+const ENDING_POLL: Duration = Duration::from_millis(20);
+const ENDING_POLLS: usize = 250;
 
 /// What a family holds; the meaning of its bytes is staging's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,6 +181,22 @@ impl DatabaseMemory {
     }
 }
 
+/// Opens the database, once whoever is letting go of it has done so: who may open it has the tree's lock, so nobody else
+/// goes on with it.
+fn open_when_free(options: &Options, dir: &Path, memory: &DatabaseMemory) -> Result<DB, rocksdb::Error> {
+    let named = |family: Family| ColumnFamilyDescriptor::new(family.name(), family_options(&memory.cache));
+    let mut polls = 0;
+    loop {
+        let opened = DB::open_cf_descriptors(options, dir, Family::ALL.map(named));
+        let is_held = |why: &rocksdb::Error| why.to_string().contains(&*dir.join("LOCK").to_string_lossy());
+        match opened {
+            Err(why) if is_held(&why) && polls < ENDING_POLLS => std::thread::sleep(ENDING_POLL),
+            opened => return opened,
+        }
+        polls += 1;
+    }
+}
+
 impl Database {
     /// Opens or makes the database in `dir`.
     pub fn open(dir: &Path, memory: &DatabaseMemory) -> Result<Arc<Self>, DatabaseError> {
@@ -187,9 +208,7 @@ impl Database {
         options.set_max_total_wal_size(64 << 20);
         options.set_keep_log_file_num(2);
         options.set_write_buffer_manager(&memory.buffers);
-        let named = |family: Family| ColumnFamilyDescriptor::new(family.name(), family_options(&memory.cache));
-        let families = Family::ALL.map(named);
-        let db = DB::open_cf_descriptors(&options, dir, families)?;
+        let db = open_when_free(&options, dir, memory)?;
         let named = |why| DatabaseError(format!("{}: {why}", dir.join("SYNCED").display()));
         let synced = SyncedMark::open(dir).map_err(named)?;
         let lacking = synced.last().saturating_sub(db.latest_sequence_number());
@@ -368,6 +387,19 @@ mod tests {
         let mut batch = Batch::default();
         batch.put(Family::Meta, key, value);
         database.write(batch).unwrap();
+    }
+
+    #[test]
+    fn a_database_that_is_being_let_go_is_waited_for() {
+        let (dir, database) = database();
+        put(&database, b"a", b"1");
+        let ending = std::thread::spawn(move || {
+            std::thread::sleep(10 * ENDING_POLL);
+            drop(database);
+        });
+        let again = Database::open(dir.path(), &DatabaseMemory::new(8 << 20)).unwrap();
+        assert_eq!(again.get(Family::Meta, b"a").unwrap(), Some(b"1".to_vec()));
+        ending.join().unwrap();
     }
 
     #[test]
