@@ -11,6 +11,8 @@ pub mod format;
 pub mod fuse;
 pub mod local;
 pub mod model;
+#[cfg(test)]
+mod simulation;
 pub mod snapshot;
 pub mod staging;
 pub mod store;

@@ -1,6 +1,7 @@
 //! All integration tests, in one binary: linking rocksdb takes longer than most of them run.
 
 mod suites {
+    mod committers;
     mod damage;
     mod faults;
     mod first_hour;

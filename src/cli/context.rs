@@ -476,11 +476,19 @@ async fn check(host: &Host, name: &ContextName, as_json: bool) -> Result<(), Fai
     let catalog = catalog::load(&store).await;
     let count = |catalog: &crate::format::catalog::CatalogRecord| format!("{} repos", catalog.repos.len());
     findings.push(Finding::of("catalog".to_owned(), since, catalog.as_ref().map(count).map_err(|e| e.clone().into())));
-    for (repo, entry) in catalog.map(|catalog| catalog.repos).unwrap_or_default() {
-        if entry.state != RepoState::Live {
-            continue;
-        }
+    for (repo, mut entry) in catalog.map(|catalog| catalog.repos).unwrap_or_default() {
         let since = Instant::now();
+        if entry.state != RepoState::Live {
+            // A removal that somebody did not finish.
+            match catalog::find(&store, &repo).await {
+                Ok(found) => entry = found,
+                Err(catalog::CatalogError::NotFound(_)) => continue,
+                Err(error) => {
+                    findings.push(Finding::of(format!("removal of {repo}"), since, Err(error.into())));
+                    continue;
+                }
+            }
+        }
         findings.push(Finding::of(format!("history of {repo}"), since, check_history(&store, entry.id).await));
     }
     report(&findings, as_json)

@@ -14,7 +14,7 @@
 //!
 //! Writers go on all the while: see [`super::seal`].
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -29,12 +29,13 @@ use super::journal::{Journal, Sealed as SealedDescriptor};
 use super::seal::Sealed;
 use super::tables::{ChunkSource, Instant, Tables};
 use super::tree::Tree;
-use super::upload::{Active, Lane, Queue, Token};
+use super::upload::{Active, Lane, Noting, PACK_BYTES, Queue, Token};
 use crate::content::packer::PackError;
 use crate::content::reader::{ContentError, ContentReader};
 use crate::faults::{FaultPoint, Faults};
 use crate::format::descriptor::{Descriptor, Layer, PackTable};
 use crate::format::envelope::{self, ObjectKind};
+use crate::format::intent::Intent;
 use crate::local::db::{Cursor, Family};
 use crate::model::chunk::ChunkLayout;
 use crate::model::entry::TreeCounts;
@@ -146,6 +147,9 @@ pub struct Committer {
     pub(super) wanted: tokio::sync::Notify,
     pub(super) queue: Arc<Queue>,
     pub(super) uploads_in_background: AtomicBool,
+    pub(super) noting: Noting,
+    /// Bytes after which a data pack is closed.
+    pub(super) pack_bytes: AtomicUsize,
     /// What the tree follows, and what that is.
     parent: Mutex<Option<Arc<Snapshot>>>,
     /// The bundle of an earlier life's commit that was finished when the tree was opened.
@@ -173,6 +177,8 @@ impl Committer {
             wanted: tokio::sync::Notify::new(),
             queue: Arc::default(),
             uploads_in_background: AtomicBool::new(false),
+            noting: Noting::default(),
+            pack_bytes: AtomicUsize::new(PACK_BYTES),
             tree,
             store,
             reader,
@@ -197,6 +203,13 @@ impl Committer {
         Ok(())
     }
 
+    /// Opens what the tree follows, where that could not be done when it was published.
+    pub(super) async fn refresh_parent(&self) -> Result<(), CommitError> {
+        let follows = self.journal.parent()?.map(|(bundle, _)| bundle);
+        let known = self.parent().map(|parent| parent.descriptor().bundle);
+        if follows.is_none() || follows == known { Ok(()) } else { self.find_parent().await }
+    }
+
     fn set_parent(&self, parent: Option<Arc<Snapshot>>) {
         *self.parent.lock().expect("nothing panics while it holds the parent") = parent;
     }
@@ -204,6 +217,12 @@ impl Committer {
     /// The bundle that the next one follows.
     pub fn parent(&self) -> Option<Arc<Snapshot>> {
         self.parent.lock().expect("nothing panics while it holds the parent").clone()
+    }
+
+    /// Closes packs early from the next intent's on: for tests, which have small trees.
+    #[cfg(test)]
+    pub fn set_pack_bytes(&self, bytes: usize) {
+        self.pack_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// The tree.
@@ -280,8 +299,8 @@ impl Committer {
             // An earlier try ended without knowing whether it had published: until that is known nothing else goes to
             // its slot, and what it published is what this one follows.
             self.recover().await?;
-            self.find_parent().await?;
         }
+        self.refresh_parent().await?;
         if !self.tree.is_dirty() {
             return self.unchanged(&request).await;
         }
@@ -290,12 +309,12 @@ impl Committer {
         if request.fail_if_diverged {
             self.refuse_diverged(base).await?;
         }
-        let outcome = match self.activate(&mut lane).await {
-            Ok(active) => self.commit_under(active, &request, parent.as_deref()).await,
-            Err(error) => Err(error),
-        };
-        // Published, in vain, or failed: what comes next begins with the journal.
-        lane.active = None;
+        let mut outcome = self.try_commit(&mut lane, &request, parent.as_deref()).await;
+        if let Err(CommitError::SlotTaken) = outcome {
+            // Somebody gave up this intent in our place, because nothing was heard of it. A new one stores again what
+            // may be gone.
+            outcome = self.try_commit(&mut lane, &request, parent.as_deref()).await;
+        }
         let report = match outcome {
             Ok(report) => report,
             Err(CommitError::Staging(error)) => return Err(self.tree.name_gone(error).await.into()),
@@ -306,6 +325,22 @@ impl Committer {
             Some(report) => Ok(report),
             None => self.unchanged(&request).await,
         }
+    }
+
+    /// One try under the intent that the journal has, or a new one.
+    async fn try_commit(
+        &self,
+        lane: &mut Lane,
+        request: &CommitRequest,
+        parent: Option<&Snapshot>,
+    ) -> Result<Option<CommitReport>, CommitError> {
+        let outcome = match self.activate(lane).await {
+            Ok(active) => self.commit_under(active, request, parent).await,
+            Err(error) => Err(error),
+        };
+        // Published, in vain, or failed: what comes next begins with the journal.
+        lane.active = None;
+        outcome
     }
 
     /// Lets the local bytes of what is published go. In a mount nobody waits for that but the next commit.
@@ -346,15 +381,17 @@ impl Committer {
         self.forget_sealed()?;
         let sealed = self.tree.seal().await?;
         self.faults.hit(FaultPoint::AfterSeal);
-        self.upload_sealed(active, &sealed).await?;
+        let linked = self.upload_sealed(active, &sealed).await?;
         self.faults.hit(FaultPoint::AfterData);
         // W4: a round that began meanwhile has not seen the intent.
         if intents::head(&self.store).await? != active.round {
             intents::register(&self.store, &active.intent, None).await?;
         }
-        let (descriptor, object) = self.tables(active, &sealed, request, parent).await?;
+        let (descriptor, object) = self.tables(active, (&sealed, linked), request, parent).await?;
         self.faults.hit(FaultPoint::AfterTables);
         if parent.is_some_and(|parent| parent.descriptor().layers == descriptor.layers) {
+            // While it is open nobody can remove the parent: it ends before the tree is clean.
+            self.give_up(&active.intent).await?;
             self.tree.mark_published(sealed.changes).await?;
             return Ok(None);
         }
@@ -388,15 +425,18 @@ impl Committer {
         }))
     }
 
-    /// W3: stores every chunk of the instant that was not attached before the seal.
-    async fn upload_sealed(&self, active: &Active, sealed: &Sealed) -> Result<(), CommitError> {
+    /// W3: stores every chunk of the instant that was not attached before the seal. Answers the hard-linked inodes that it
+    /// passed, which the tables begin with.
+    async fn upload_sealed(&self, active: &Active, sealed: &Sealed) -> Result<Vec<(u64, Inode)>, CommitError> {
         let at = Instant { sealed, reader: &self.reader, chunk: self.tree.chunk() };
         let mut current = sealed.instant.cursor(Family::Extents);
+        let mut linked = Vec::new();
         let mut after = None;
         loop {
             let mut step = sealed.changed_inodes(after)?;
             let Some((last, _)) = step.last() else { break };
             after = Some(*last);
+            linked.extend(step.iter().filter(|(_, inode)| inode.link.is_some()).cloned());
             // Most files are small and were attached in the background: nothing is set up for those.
             let mut outcome = Ok(());
             step.retain(|(ino, inode)| match self.is_attached(&mut current, *ino, inode) {
@@ -411,7 +451,8 @@ impl Committer {
                 .try_for_each_concurrent(HASHERS, |(ino, inode)| self.upload_file(active, at, *ino, inode))
                 .await?;
         }
-        active.flush().await
+        active.flush().await?;
+        Ok(linked)
     }
 
     /// Whether nothing of the inode has to be stored: no file's bytes, or one chunk that is attached.
@@ -443,7 +484,7 @@ impl Committer {
     async fn tables(
         &self,
         active: &Active,
-        sealed: &Sealed,
+        (sealed, linked): (&Sealed, Vec<(u64, Inode)>),
         request: &CommitRequest,
         parent: Option<&Snapshot>,
     ) -> Result<(Descriptor, Bytes), CommitError> {
@@ -451,7 +492,7 @@ impl Committer {
         let writer = TreeWriter::new(store, journal, active.intent.id, self.run, parent).await?;
         let at = Instant { sealed, reader: &self.reader, chunk: self.tree.chunk() };
         let mut tables = Tables::new(at, self.tree.db(), parent, writer)?;
-        tables.write().await?;
+        tables.write(linked).await?;
         let descriptor = Descriptor {
             repo: self.repo,
             bundle: active.intent.bundle,
@@ -484,10 +525,18 @@ impl Committer {
             return Err(StagingError::Busy("a commit has begun and is not finished (commit first)".to_owned()).into());
         }
         lane.active = None;
-        let Some(intent) = self.journal.intent()? else { return Ok(()) };
+        match self.journal.intent()? {
+            Some(intent) => self.give_up(&intent).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Fills the intent's slot for good.
+    pub(super) async fn give_up(&self, intent: &Intent) -> Result<(), CommitError> {
         // Before the marker: once it is there, nothing of the intent may be named.
+        self.next_packer().await;
         self.tree.forget_uploads().await?;
-        intents::abort(&self.store, &intent).await?;
+        intents::abort(&self.store, intent).await?;
         Ok(self.journal.finish(None)?)
     }
 

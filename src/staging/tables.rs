@@ -123,15 +123,15 @@ impl<'a> Tables<'a> {
         Ok(Self { at, db, parent, writer, changed_base, inodes, current, linked, bodies })
     }
 
-    /// Writes all rows.
-    pub async fn write(&mut self) -> Result<(), CommitError> {
-        self.link_rows().await?;
+    /// Writes all rows; `linked` are the hard-linked inodes that have a record.
+    pub async fn write(&mut self, linked: Vec<(u64, Inode)>) -> Result<(), CommitError> {
+        self.link_rows(linked).await?;
         self.walk().await?;
         self.note_bodies(0)
     }
 
     /// Link rows stand before all others: those of the base that are left, and new ones, by group.
-    async fn link_rows(&mut self) -> Result<(), CommitError> {
+    async fn link_rows(&mut self, linked: Vec<(u64, Inode)>) -> Result<(), CommitError> {
         let mut groups: BTreeMap<LinkId, (u64, Inode)> = BTreeMap::new();
         if let Some(snapshot) = &self.at.sealed.base.snapshot {
             let mut ordinal = 0;
@@ -150,17 +150,7 @@ impl<'a> Tables<'a> {
                 ordinal = start + rows.len() as u64;
             }
         }
-        let mut after = None;
-        loop {
-            let step = self.at.sealed.changed_inodes(after)?;
-            let Some((last, _)) = step.last() else { break };
-            after = Some(*last);
-            for (ino, inode) in step {
-                if let Some(link) = inode.link {
-                    groups.insert(link, (ino, inode));
-                }
-            }
-        }
+        groups.extend(linked.into_iter().filter_map(|(ino, inode)| Some((inode.link?, (ino, inode)))));
         for (link, (ino, inode)) in groups {
             if inode.nlink > 1 {
                 let body = self.body(ino, &inode, None).await?;

@@ -12,7 +12,9 @@
 //!
 //! 1. A chunk is re-used only from packs of this intent or of a base that the intent names.
 //! 2. The bytes that are packed are the very buffer that was hashed.
-//! 3. Writing never waits for the background, and the background never keeps a commit waiting longer than one pack does.
+//! 3. What a packer brings home after the next one was made, or after its intent was given up, counts for nothing: it would
+//!    speak of another instant, or of an intent whose packs nothing keeps. [`Committer::next_packer`] sees to that.
+//! 4. Writing never waits for the background, and the background never keeps a commit waiting longer than one pack does.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, Weak};
@@ -42,7 +44,7 @@ use crate::snapshot::Snapshot;
 use crate::store::{Store, StoreError, intents};
 
 /// Bytes after which a data pack is closed.
-const PACK_BYTES: usize = 16 << 20;
+pub(super) const PACK_BYTES: usize = 16 << 20;
 /// Packs on their way at once: with the open one 80 MiB.
 const UPLOADS: usize = 4;
 /// Footers of the bases' packs that are fetched at once.
@@ -121,9 +123,21 @@ fn identify(bytes: Bytes) -> (HashedChunk, Option<Bytes>) {
     (chunk, (!is_hole).then_some(bytes))
 }
 
+/// The number of the newest packer of a tree; whoever notes what a stored pack means holds it meanwhile.
+pub(super) type Noting = Arc<tokio::sync::Mutex<u64>>;
+
 /// What a pack that came to be stored means for the tree: noted before its tokens count.
-fn noted(tree: Arc<Tree>, journal: Arc<Journal>, pack: StoredPack<Token>) -> BoxFuture<'static, Result<(), PackError>> {
+fn noted(
+    tree: Arc<Tree>,
+    journal: Arc<Journal>,
+    (noting, packer): (Noting, u64),
+    pack: StoredPack<Token>,
+) -> BoxFuture<'static, Result<(), PackError>> {
     let note = async move {
+        let newest = noting.lock().await;
+        if *newest != packer {
+            return Ok(());
+        }
         let entry = PackEntry { id: pack.id, length: pack.length, footer_hash: pack.footer_hash };
         journal.stored(entry, pack.placed.iter().map(|(_, id, at)| (*id, *at)))?;
         tree.totals().stored(pack.placed.iter().map(|(_, _, at)| u64::from(at.len)).sum());
@@ -207,19 +221,29 @@ impl Committer {
     /// Registers the intent of the next bundle if it is not (W0 to W2), and learns what may be re-used.
     pub(super) async fn activate<'a>(&self, lane: &'a mut Lane) -> Result<&'a Active, CommitError> {
         if lane.active.is_none() {
+            // Before packs are looked for in the store: one that comes in between is found there.
+            self.next_packer().await;
+            self.refresh_parent().await?;
             let parent = self.parent();
             let (intent, round) = self.registered_intent(parent.as_deref()).await?;
+            let number = *self.noting.lock().await;
             let base = self.tree().base().snapshot.clone();
             let bases: Vec<_> = parent.into_iter().chain(base).collect();
             let reusable = self.index_packs(&bases).await?;
             let (tree, journal) = (self.tree().clone(), self.journal.clone());
-            let done = move |pack| noted(tree.clone(), journal.clone(), pack);
-            let config =
-                PackerConfig { intent: intent.id, run: self.run, target_bytes: PACK_BYTES, uploads_max: UPLOADS };
+            let noting = self.noting.clone();
+            let done = move |pack| noted(tree.clone(), journal.clone(), (noting.clone(), number), pack);
+            let target_bytes = self.pack_bytes.load(std::sync::atomic::Ordering::Relaxed);
+            let config = PackerConfig { intent: intent.id, run: self.run, target_bytes, uploads_max: UPLOADS };
             let packer = Packer::new(config, self.store.clone(), self.journal.clone(), done);
             lane.active = Some(Active { intent, round, packer, reusable });
         }
         Ok(lane.active.as_ref().expect("made above"))
+    }
+
+    /// From here on nothing is noted that earlier packers have on its way.
+    pub(super) async fn next_packer(&self) {
+        *self.noting.lock().await += 1;
     }
 
     /// W0 to W2, with the intent of an earlier try if there is one. Answers the round, too.
@@ -234,7 +258,10 @@ impl Committer {
                 self.adopt(&intent).await?;
                 intent
             }
-            _ => {
+            other => {
+                if let Some(intent) = other {
+                    self.give_up(&intent).await?;
+                }
                 let time = self.store.clock.now();
                 let random = || self.store.entropy.random();
                 let id = IntentId::from_parts(time.millis(), random());

@@ -39,11 +39,27 @@ pub async fn load(store: &Store) -> Result<CatalogRecord, StoreError> {
     Ok(newest.map(|link| link.record).unwrap_or_default())
 }
 
-/// The live repo `name`.
+/// The live repo `name`. A removal that is met is finished first: who began it may be dead, and it may hold bundles.
 pub async fn find(store: &Store, name: &RepoName) -> Result<RepoEntry, CatalogError> {
-    let catalog = load(store).await?;
-    let live = catalog.repos.get(name).filter(|entry| entry.state == RepoState::Live);
-    live.copied().ok_or_else(|| CatalogError::NotFound(name.clone()))
+    loop {
+        let found = load(store).await?.repos.get(name).copied().ok_or_else(|| CatalogError::NotFound(name.clone()))?;
+        match found.state {
+            RepoState::Live => return Ok(found),
+            RepoState::Removing(nonce) => drop(finish_removal(store, name, nonce).await?),
+        }
+    }
+}
+
+/// Whether a name leads to the repo; a removal that is met is finished first.
+pub(super) async fn is_live(store: &Store, repo: RepoId) -> Result<bool, CatalogError> {
+    loop {
+        let catalog = load(store).await?;
+        let Some((name, entry)) = catalog.repos.iter().find(|(_, entry)| entry.id == repo) else { return Ok(false) };
+        match entry.state {
+            RepoState::Live => return Ok(true),
+            RepoState::Removing(nonce) => drop(finish_removal(store, name, nonce).await?),
+        }
+    }
 }
 
 /// Makes the repo `name`.
@@ -118,12 +134,10 @@ pub async fn remove(store: &Store, name: &RepoName) -> Result<(), CatalogError> 
     if let Some(why) = finish_removal(store, name, nonce).await? {
         return Err(CatalogError::NotEmpty(name.clone(), why));
     }
-    // Somebody may have met our mark and finished for us, with either outcome.
-    match load(store).await?.repos.get(name) {
-        Some(entry) if Some(entry.id) == id => {
-            Err(CatalogError::NotEmpty(name.clone(), "somebody else found something in it"))
-        }
-        _ => Ok(()),
+    // Somebody may have met our mark and finished for us, with either outcome; and then given it another name.
+    match load(store).await?.repos.values().any(|entry| Some(entry.id) == id) {
+        true => Err(CatalogError::NotEmpty(name.clone(), "somebody else found something in it")),
+        false => Ok(()),
     }
 }
 

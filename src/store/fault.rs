@@ -1,7 +1,10 @@
 //! A place with faults: for tests of everything that stands on a store.
 //!
-//! Deterministic: each request has a number, and what goes wrong is said by number before it happens. Used by tests of
-//! this crate only; no command leads here.
+//! Deterministic: each request has a number, and what goes wrong is said by number before it happens. In a simulation no
+//! request goes anywhere by itself: it waits in a [`network`] until somebody says what becomes of it. Used by tests of this
+//! crate only; no command leads here.
+
+pub mod network;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,12 +13,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use futures_util::{FutureExt, StreamExt, TryFutureExt, stream};
+use futures_util::{FutureExt, StreamExt, TryFutureExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+
+use network::{Answer, Ask, Network};
 
 /// What goes wrong with one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +61,11 @@ struct Plan {
 
 /// What is to go wrong, and what was asked.
 #[derive(Debug, Default)]
-pub struct Faults(Mutex<Plan>);
+pub struct Faults {
+    plan: Mutex<Plan>,
+    /// Where requests wait for their turn, and whose they are.
+    network: Option<(Arc<Network>, usize)>,
+}
 
 impl Faults {
     /// Nothing goes wrong yet.
@@ -64,8 +73,13 @@ impl Faults {
         Arc::default()
     }
 
+    /// Nothing goes wrong but in `network`, where all requests wait as those of `host`.
+    pub fn in_network(network: &Arc<Network>, host: usize) -> Arc<Self> {
+        Arc::new(Self { plan: Mutex::default(), network: Some((network.clone(), host)) })
+    }
+
     fn plan(&self) -> std::sync::MutexGuard<'_, Plan> {
-        self.0.lock().expect("nothing panics while holding the lock")
+        self.plan.lock().expect("nothing panics while holding the lock")
     }
 
     /// The `n`-th request from now on (the next is 0) goes wrong.
@@ -139,6 +153,12 @@ fn failed(why: &str) -> Error {
     Error::Generic { store: "fault", source: why.into() }
 }
 
+/// The part of an answer that its request asked for.
+fn answered<T>(asked: Option<Result<Answer>>, part: impl FnOnce(Answer) -> Option<T>) -> Result<T> {
+    let answer = asked.unwrap_or_else(|| Err(failed("no network")))?;
+    part(answer).ok_or_else(|| failed("an answer to another request"))
+}
+
 /// A store in which [`Faults`] happen.
 #[derive(Debug)]
 pub struct FaultStore {
@@ -156,6 +176,12 @@ impl FaultStore {
     /// `inner`, with what `faults` says.
     pub fn new(inner: Arc<dyn ObjectStore>, faults: Arc<Faults>) -> Self {
         Self { inner, faults }
+    }
+
+    /// Lets a request wait in the network, if there is one.
+    async fn waiting(&self, operation: Operation, path: &Path, ask: Ask) -> Option<Result<Answer>> {
+        let (network, host) = self.faults.network.as_ref()?;
+        Some(network.ask(*host, operation, path, ask).await)
     }
 
     async fn through<T>(
@@ -187,6 +213,10 @@ impl FaultStore {
 #[async_trait]
 impl ObjectStore for FaultStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, mut options: PutOptions) -> Result<PutResult> {
+        if self.faults.network.is_some() {
+            let asked = self.waiting(Operation::Write, location, Ask::Put(payload, options)).await;
+            return answered(asked, |answer| if let Answer::Put(result) = answer { Some(result) } else { None });
+        }
         if self.faults.plan().ignores_create_only {
             options.mode = PutMode::Overwrite;
         }
@@ -203,10 +233,21 @@ impl ObjectStore for FaultStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        if self.faults.network.is_some() {
+            let asked = self.waiting(Operation::Read, location, Ask::Get(options)).await;
+            return answered(asked, |answer| if let Answer::Get(result) = answer { Some(result) } else { None });
+        }
         self.through(Operation::Read, location.as_ref(), self.inner.get_opts(location, options)).await
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        if let Some((network, host)) = self.faults.network.clone() {
+            let delete = move |path: Path| {
+                let network = network.clone();
+                async move { network.ask(host, Operation::Delete, &path, Ask::Delete).await.map(|_| path) }
+            };
+            return locations.and_then(delete).boxed();
+        }
         match self.faults.next(Operation::Delete, "") {
             Ok(_) => self.inner.delete_stream(locations),
             Err(error) => stream::once(async { Err(error) }).boxed(),
@@ -214,6 +255,14 @@ impl ObjectStore for FaultStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        if let Some((network, host)) = self.faults.network.clone() {
+            let prefix = prefix.cloned().unwrap_or_default();
+            let listed = async move {
+                let asked = network.ask(host, Operation::List, &prefix, Ask::list()).await;
+                answered(Some(asked), |answer| if let Answer::List(found) = answer { Some(found) } else { None })
+            };
+            return listed.map_ok(|found| stream::iter(found).map(Ok)).try_flatten_stream().boxed();
+        }
         let listed = self.inner.list(prefix);
         match self.faults.next(Operation::List, prefix.map(Path::as_ref).unwrap_or_default()) {
             Ok(None) => listed,

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
+use super::catalog::{self, CatalogError};
 use super::chain::{self, Link};
 use super::{Store, StoreError, intents};
 use crate::format::FormatError;
@@ -247,7 +248,7 @@ pub async fn history(store: &Store, repo: RepoId) -> Result<Vec<Summary>, StoreE
 pub struct Entered {
     /// `latest` was no longer what the tree was based on.
     pub diverged: bool,
-    /// Labels that were asked for and not set: the repo has as many as it may have.
+    /// Labels that were asked for and not set: the repo has as many as it may have, or the bundle was removed already.
     pub labels_refused: Vec<LabelName>,
 }
 
@@ -266,17 +267,17 @@ pub async fn enter(
     move_latest_only_from: Option<Option<BundleId>>,
 ) -> Result<Entered, StoreError> {
     let prefix = store.keys().refs(repo);
-    let mut entered = Entered::default();
     loop {
         let newest = load(store, repo).await?;
         if let Some(newest) = &newest
             && summaries(store, repo, newest, since).await?.iter().any(|known| known.bundle == summary.bundle)
         {
-            return Ok(entered);
+            // Entered by an earlier try, or by somebody who moves nothing: that `latest` is another one is told, whatever
+            // it was then.
+            return Ok(Entered { diverged: newest.record.latest != Some(summary.bundle), ..Entered::default() });
         }
         let record = newest.as_ref().map(|link| link.record.clone()).unwrap_or_default();
-        let (next, outcome) = with_entry(record, store.now(), summary, base, move_latest_only_from);
-        entered = outcome;
+        let (next, entered) = with_entry(record, store.now(), summary, base, move_latest_only_from);
         if chain::append(store, &prefix, newest.as_ref(), next).await?.is_some() {
             return Ok(entered);
         }
@@ -301,8 +302,9 @@ fn with_entry(
     }
     let mut labels_refused = Vec::new();
     for label in &summary.labels {
-        // One label too many would make a record that nobody reads; the bundle is safe without it.
-        if next.labels.len() >= LABELS_MAX && !next.labels.contains_key(label) {
+        // One label too many would make a record that nobody reads; the bundle is safe without it. No label names what
+        // was removed.
+        if is_gone || (next.labels.len() >= LABELS_MAX && !next.labels.contains_key(label)) {
             labels_refused.push(label.clone());
         } else {
             next.labels.insert(label.clone(), summary.bundle);
@@ -324,29 +326,28 @@ pub async fn set_label(
     to: Option<BundleId>,
     only_new: bool,
 ) -> Result<BundleId, RefsError> {
-    if let Some(bundle) = to {
-        expect_bundle(store, repo, bundle).await?;
-    }
-    let mut target = None;
-    change(store, repo, |record| {
+    let mut is_back = false;
+    let bundle = change_living(store, repo, |record| {
         let bundle = to.or(record.latest).ok_or(RefsError::Empty)?;
-        target = Some(bundle);
         if record.purging.contains(&bundle) {
             return Err(RefsError::NoBundle(bundle));
         }
         match record.labels.get(label) {
             Some(_) if only_new => return Err(RefsError::Exists(label.clone())),
-            Some(found) if *found == bundle => return Ok(None),
+            Some(found) if *found == bundle => return Ok((bundle, None)),
             None if record.labels.len() >= LABELS_MAX => return Err(RefsError::Full),
             _ => {}
         }
         let mut next = record.clone();
         next.labels.insert(label.clone(), bundle);
-        take_out_of_trash(&mut next, bundle);
-        Ok(Some(next))
+        is_back = take_out_of_trash(&mut next, bundle);
+        Ok((bundle, Some(next)))
     })
     .await?;
-    target.ok_or(RefsError::Empty)
+    if is_back {
+        expect_repo(store, repo).await?;
+    }
+    Ok(bundle)
 }
 
 /// Removes a bundle, so that nobody sees it any more; until it is purged, [`restore`] brings it back.
@@ -354,12 +355,15 @@ pub async fn set_label(
 /// Refused while a label names it (`latest` falls back instead) or somebody's intent has it for a base. Intents are looked
 /// at before the record and after it: one that came between finds the bundle taken back.
 pub async fn trash(store: &Store, repo: RepoId, bundle: BundleId) -> Result<(), RefsError> {
-    expect_bundle(store, repo, bundle).await?;
     refuse_base(store, repo, bundle).await?;
     let prefix = store.keys().refs(repo);
     let latest_before = loop {
         let newest = load(store, repo).await?;
-        let record = newest.as_ref().map(|link| link.record.clone()).unwrap_or_default();
+        expect_bundle(store, repo, bundle).await?;
+        // One that its host has not entered yet is nobody's to remove: it would enter the history when it is purged.
+        let Some(record) = entered_in(store, repo, newest.as_ref(), bundle).await? else {
+            return Err(RefsError::NoBundle(bundle));
+        };
         if record.trashed.contains(&bundle) || record.purging.contains(&bundle) {
             return Err(RefsError::NoBundle(bundle));
         }
@@ -375,48 +379,91 @@ pub async fn trash(store: &Store, repo: RepoId, bundle: BundleId) -> Result<(), 
             break record.latest;
         }
     };
-    let refused = refuse_base(store, repo, bundle).await;
-    if refused.is_err() {
-        change(store, repo, |record| {
-            let mut next = record.clone();
-            if !next.trashed.remove(&bundle) {
-                return Ok(None);
-            }
-            if latest_before == Some(bundle) {
-                take_out_of_trash(&mut next, bundle);
-            }
-            Ok(Some(next))
-        })
-        .await?;
+    match refuse_base(store, repo, bundle).await {
+        Err(refused @ RefsError::Base { .. }) => take_back(store, repo, bundle, latest_before, refused).await,
+        outcome => outcome,
     }
-    refused
+}
+
+/// The record of `newest`, if the history up to there has the bundle.
+async fn entered_in(
+    store: &Store,
+    repo: RepoId,
+    newest: Option<&Link<RefsRecord>>,
+    bundle: BundleId,
+) -> Result<Option<RefsRecord>, StoreError> {
+    let Some(newest) = newest else { return Ok(None) };
+    let is_it = |summary: &Summary| summary.bundle == bundle;
+    let is_entered = newest.record.recent.iter().any(is_it)
+        || summaries(store, repo, newest, Position::default()).await?.iter().any(is_it);
+    Ok(is_entered.then(|| newest.record.clone()))
+}
+
+/// Undoes a removal that is to be refused; one that a collection has made final stands.
+async fn take_back(
+    store: &Store,
+    repo: RepoId,
+    bundle: BundleId,
+    latest_before: Option<BundleId>,
+    refused: RefsError,
+) -> Result<(), RefsError> {
+    let mut is_final = false;
+    change(store, repo, |record| {
+        is_final = record.purging.contains(&bundle);
+        let mut next = record.clone();
+        // `latest` comes back with the bundle that it named.
+        let was_trashed = match latest_before == Some(bundle) {
+            true => take_out_of_trash(&mut next, bundle),
+            false => next.trashed.remove(&bundle),
+        };
+        Ok(was_trashed.then_some(next))
+    })
+    .await?;
+    if is_final || !is_there(store, repo, bundle).await? {
+        return Ok(());
+    }
+    expect_repo(store, repo).await?;
+    Err(refused)
 }
 
 /// Brings a removed bundle back, `latest` too if it is the newest then.
 pub async fn restore(store: &Store, repo: RepoId, bundle: BundleId) -> Result<(), RefsError> {
-    expect_bundle(store, repo, bundle).await?;
-    change(store, repo, |record| {
+    change_living(store, repo, |record| {
         if record.purging.contains(&bundle) {
             return Err(RefsError::NoBundle(bundle));
         }
         let mut next = record.clone();
-        let was_trashed = next.trashed.contains(&bundle);
-        take_out_of_trash(&mut next, bundle);
-        Ok(was_trashed.then_some(next))
+        let was_trashed = take_out_of_trash(&mut next, bundle);
+        Ok((bundle, was_trashed.then_some(next)))
     })
-    .await
+    .await?;
+    expect_repo(store, repo).await
 }
 
-/// Makes a bundle one of the living again. `latest` names the newest of these, as far as the record's summaries tell.
-fn take_out_of_trash(record: &mut RefsRecord, bundle: BundleId) {
+/// Refuses a repo that was removed: who removed it may have looked at a bundle before it came back. One that is being
+/// removed stays, as whoever looks from now on sees the bundle.
+async fn expect_repo(store: &Store, repo: RepoId) -> Result<(), RefsError> {
+    match catalog::is_live(store, repo).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(StoreError::Conflict { what: "the repo was removed meanwhile".to_owned() }.into()),
+        Err(CatalogError::Store(error)) => Err(error.into()),
+        Err(error) => Err(StoreError::Conflict { what: error.to_string() }.into()),
+    }
+}
+
+/// Makes a bundle one of the living again; `false` if it was one. `latest` names the newest of these, as far as the
+/// record's summaries tell.
+fn take_out_of_trash(record: &mut RefsRecord, bundle: BundleId) -> bool {
     let place = |of: BundleId| record.recent.iter().position(|summary| summary.bundle == of);
     let is_newest = match record.latest {
         None => true,
         Some(latest) => place(bundle).is_some_and(|at| place(latest).is_none_or(|latest| latest < at)),
     };
-    if record.trashed.remove(&bundle) && is_newest {
+    let was_trashed = record.trashed.remove(&bundle);
+    if was_trashed && is_newest {
         record.latest = Some(bundle);
     }
+    was_trashed
 }
 
 /// Refuses a bundle that somebody's intent has for a base.
@@ -459,13 +506,14 @@ async fn expect_bundle(store: &Store, repo: RepoId, bundle: BundleId) -> Result<
 
 /// Whether the bundle's slot holds a descriptor, and it was not purged.
 async fn is_there(store: &Store, repo: RepoId, bundle: BundleId) -> Result<bool, StoreError> {
-    let absent = |outcome: Result<u64, StoreError>| match outcome {
-        Ok(len) => Ok(len == ABORTED_BYTES),
-        Err(StoreError::NotFound { .. }) => Ok(true),
+    let found = |outcome: Result<u64, StoreError>| match outcome {
+        Ok(len) => Ok(Some(len)),
+        Err(StoreError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
     };
-    Ok(!absent(store.len(&store.keys().bundle(repo, bundle)).await)?
-        && absent(store.len(&store.keys().purged(repo, bundle)).await)?)
+    // A purge marker may have any length, an ABORTED marker's too.
+    let is_filled = found(store.len(&store.keys().bundle(repo, bundle)).await)?.is_some_and(|len| len != ABORTED_BYTES);
+    Ok(is_filled && found(store.len(&store.keys().purged(repo, bundle)).await)?.is_none())
 }
 
 /// Removes a label.
@@ -491,6 +539,28 @@ pub async fn rename_label(store: &Store, repo: RepoId, from: &LabelName, to: &La
     .await
 }
 
+/// As [`change`], where what is decided is about a bundle that has to be there.
+///
+/// Whether it is is looked at after the record was read: a collection takes a bundle out of `purging` only when its
+/// purge marker is there, so that one of both tells.
+async fn change_living(
+    store: &Store,
+    repo: RepoId,
+    mut decide: impl FnMut(&RefsRecord) -> Result<(BundleId, Option<RefsRecord>), RefsError>,
+) -> Result<BundleId, RefsError> {
+    let prefix = store.keys().refs(repo);
+    loop {
+        let newest = load(store, repo).await?;
+        let record = newest.as_ref().map(|link| link.record.clone()).unwrap_or_default();
+        let (bundle, next) = decide(&record)?;
+        expect_bundle(store, repo, bundle).await?;
+        let Some(next) = next else { return Ok(bundle) };
+        if chain::append(store, &prefix, newest.as_ref(), next).await?.is_some() {
+            return Ok(bundle);
+        }
+    }
+}
+
 async fn change(
     store: &Store,
     repo: RepoId,
@@ -505,8 +575,10 @@ async fn change(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::catalog::{CatalogRecord, RepoEntry, RepoState};
     use crate::format::envelope::{self, ObjectKind};
     use crate::format::intent::Intent;
+    use crate::model::chunk::ChunkSize;
     use crate::model::id::{IntentId, ObjectHash};
     use crate::store::testing::{clock, entropy};
     use std::sync::Arc;
@@ -550,8 +622,16 @@ mod tests {
         super::enter(store, repo, summary, Position::default(), base, only_from).await
     }
 
+    /// A name that leads to the repo.
+    async fn name_repo(store: &Store) {
+        let entry = RepoEntry { id: repo(), chunk_size: ChunkSize::DEFAULT, state: RepoState::Live };
+        let record = CatalogRecord { repos: [("x".parse().unwrap(), entry)].into(), ..CatalogRecord::default() };
+        chain::append(store, &store.keys().catalog(), None, record).await.unwrap();
+    }
+
     /// Enters `bundles`; after the n-th, labels move `moves(n)` times.
     async fn fill(store: &Store, bundles: std::ops::Range<u64>, moves: impl Fn(u64) -> u64) -> Vec<BundleId> {
+        name_repo(store).await;
         let mut entered = Vec::new();
         for n in bundles {
             let summary = publish(store, n).await;

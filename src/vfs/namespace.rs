@@ -365,9 +365,17 @@ impl Vfs {
     }
 
     async fn repo(&self, name: &RepoName) -> Result<RepoKey, VfsError> {
-        let catalog = self.catalog().await?;
-        let entry = catalog.repos.get(name).filter(|entry| entry.state == RepoState::Live);
-        entry.map(|entry| RepoKey { name: name.clone(), id: entry.id }).ok_or(VfsError::NotFound)
+        let known = self.catalog().await?.repos.get(name).copied().ok_or(VfsError::NotFound)?;
+        let entry = match known.state {
+            RepoState::Live => known,
+            // Who is removing it may be dead, and it may hold bundles: whoever meets that finishes it.
+            RepoState::Removing(_) => {
+                let found = catalog::find(&self.store, name).await;
+                self.forget_catalog();
+                found?
+            }
+        };
+        Ok(RepoKey { name: name.clone(), id: entry.id })
     }
 
     /// What `latest` is by the refs that are remembered, if that is not longer ago than `refresh`.
@@ -607,11 +615,10 @@ impl Vfs {
         };
         match node {
             NameNode::Context => {
+                // One that is being removed keeps its name until that is done.
                 for (name, entry) in &self.catalog().await?.repos {
-                    if entry.state == RepoState::Live {
-                        let repo = RepoKey { name: name.clone(), id: entry.id };
-                        add(name.as_str(), self.directory(NameNode::Repo(repo), Ttl::Short));
-                    }
+                    let repo = RepoKey { name: name.clone(), id: entry.id };
+                    add(name.as_str(), self.directory(NameNode::Repo(repo), Ttl::Short));
                 }
             }
             NameNode::Repo(repo) => {
