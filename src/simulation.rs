@@ -68,6 +68,10 @@ enum Mutant {
 enum Scene {
     /// Commits, labels and removal in one repo, with collections.
     Bundles,
+    /// The same with more removals, returns, joined bases and rounds than commits.
+    Removals,
+    /// The same with a collector that waits for nobody, so that writers use again what they stored for an aborted intent.
+    Aborts,
     /// Commits into repos that others make, rename and remove.
     Repos,
     /// The real commit code on staging trees, with collections and removals.
@@ -98,17 +102,20 @@ fn world(scene: Scene, seed: u64, mutant: Option<Mutant>) -> World {
     }
     let name = REPO.parse().unwrap();
     let repo = world.directly(crate::store::catalog::create(&shared.direct, &name)).unwrap();
+    let many = if matches!(scene, Scene::Removals | Scene::Aborts) { 10 } else { 0 };
     for works in &amounts[..2] {
         let number = world.next_host();
         if scene == Scene::Trees {
             world.add("tree", trees::TreeHost::new(&shared, number, repo.id, *works * 2 + 6));
         } else {
-            world.add("writer", writer::Writer::new(&shared, number, REPO, false, *works));
+            let joins = if scene == Scene::Removals { 80 } else { 30 };
+            world.add("writer", writer::Writer::new(&shared, number, REPO, false, *works + many / 2).joining(joins));
         }
     }
-    world.add("deleter", Namer::new(&shared, Trade::Deletes, Some(repo.id), amounts[2]));
-    world.add("labeller", Namer::new(&shared, Trade::Labels, Some(repo.id), amounts[3]));
-    world.add("collector", collector::Collector::new(&shared, amounts[4]));
+    world.add("deleter", Namer::new(&shared, Trade::Deletes, Some(repo.id), amounts[2] + many));
+    world.add("labeller", Namer::new(&shared, Trade::Labels, Some(repo.id), amounts[3] + many));
+    let collector = collector::Collector::new(&shared, amounts[4] + many);
+    world.add("collector", if scene == Scene::Aborts { collector.aborting(100) } else { collector });
     if amounts[5] / factor == 2 {
         world.add("collector", collector::Collector::new(&shared, amounts[5]));
     }
@@ -158,6 +165,12 @@ fn commits_labels_removals_and_collections_keep_their_promises_in_any_order() {
 }
 
 #[test]
+fn what_is_removed_is_purged_or_comes_back_in_any_order() {
+    live_all(Scene::Removals, asked_for().unwrap_or(200));
+    live_all(Scene::Aborts, asked_for().unwrap_or(100));
+}
+
+#[test]
 fn repos_are_made_and_removed_beside_commits_in_any_order() {
     live_all(Scene::Repos, asked_for().unwrap_or(400));
 }
@@ -192,20 +205,20 @@ fn found_after(scene: Scene, mutant: Mutant, seeds: u64) -> Option<(u64, String)
 const MUTANTS: [(Mutant, Scene, u64); 16] = [
     (Mutant::NoW2, Scene::Bundles, 3000),
     (Mutant::NoCatalogLook, Scene::Repos, 3000),
-    (Mutant::BasesUnchecked, Scene::Bundles, 3000),
-    (Mutant::AbortedBaseUnchecked, Scene::Bundles, 3000),
+    (Mutant::BasesUnchecked, Scene::Removals, 3000),
+    (Mutant::AbortedBaseUnchecked, Scene::Aborts, 3000),
     (Mutant::SameIntentIsOurs, Scene::Bundles, 3000),
     (Mutant::EnteredUnseen, Scene::Bundles, 3000),
-    (Mutant::LabelsUnchecked, Scene::Bundles, 3000),
-    (Mutant::NoSecondLook, Scene::Bundles, 3000),
-    (Mutant::NewestRoundOnly, Scene::Bundles, 3000),
+    (Mutant::LabelsUnchecked, Scene::Removals, 3000),
+    (Mutant::NoSecondLook, Scene::Removals, 3000),
+    (Mutant::NewestRoundOnly, Scene::Removals, 3000),
     (Mutant::SlotsFirst, Scene::Repos, 3000),
     (Mutant::NoG3, Scene::Bundles, 3000),
     (Mutant::G3OnListOfG1, Scene::Bundles, 3000),
-    (Mutant::NoBasesInG4, Scene::Bundles, 3000),
-    (Mutant::LaterRemovalsSwept, Scene::Bundles, 3000),
-    (Mutant::NoGrace, Scene::Bundles, 3000),
-    (Mutant::BasesPurged, Scene::Bundles, 3000),
+    (Mutant::NoBasesInG4, Scene::Removals, 3000),
+    (Mutant::LaterRemovalsSwept, Scene::Aborts, 3000),
+    (Mutant::NoGrace, Scene::Removals, 3000),
+    (Mutant::BasesPurged, Scene::Removals, 3000),
 ];
 
 #[test]

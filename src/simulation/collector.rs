@@ -36,11 +36,17 @@ pub struct Collector {
     left: usize,
     /// Rounds that are still done when the world is at rest.
     last: usize,
+    /// Idle intents of 100 that are aborted; drawn for each round, unless it is said.
+    aborts: Option<usize>,
 }
 
 impl Collector {
     pub fn new(shared: &Arc<Shared>, works: usize) -> Self {
-        Self { shared: shared.clone(), left: works, last: 2 }
+        Self { shared: shared.clone(), left: works, last: 2, aborts: None }
+    }
+
+    pub fn aborting(self, aborts: usize) -> Self {
+        Self { aborts: Some(aborts), ..self }
     }
 
     fn round(&self, life: &Life, rng: &mut Rng, aborts: usize) -> Work {
@@ -62,7 +68,8 @@ impl Actor for Collector {
             return None;
         }
         self.left -= 1;
-        let aborts = [0, 30, 100][rng.below(3)];
+        let drawn = [0, 30, 100][rng.below(3)];
+        let aborts = self.aborts.unwrap_or(drawn);
         Some(self.round(life, rng, aborts))
     }
 

@@ -69,6 +69,8 @@ pub struct Writer {
     /// The round under which the intent is registered, in this life.
     active: Arc<Mutex<Option<u64>>>,
     left: usize,
+    /// How often of 100 a base joins.
+    joins: usize,
 }
 
 impl Writer {
@@ -81,7 +83,12 @@ impl Writer {
             journal: Arc::default(),
             active: Arc::default(),
             left: works,
+            joins: 30,
         }
+    }
+
+    pub fn joining(self, joins: usize) -> Self {
+        Self { joins, ..self }
     }
 
     fn commit(&self, store: &Arc<Store>, rng: &mut Rng, what: What) -> Work {
@@ -93,6 +100,7 @@ impl Writer {
             makes_repo: self.makes_repo,
             journal: self.journal.clone(),
             active: self.active.clone(),
+            joins: self.joins,
             rng: Mutex::new(Rng::new(rng.next())),
         };
         let title = format!("{what:?}").to_lowercase();
@@ -147,6 +155,7 @@ struct Commit {
     makes_repo: bool,
     journal: Arc<Mutex<Journal>>,
     active: Arc<Mutex<Option<u64>>>,
+    joins: usize,
     rng: Mutex<Rng>,
 }
 
@@ -373,10 +382,10 @@ impl Commit {
     }
 
     async fn under_intent(&self, repo: RepoId, what: What) -> Result<String, Stopped> {
-        if self.chance(30) {
+        if self.chance(self.joins) {
             self.add_base(repo).await?;
         }
-        if self.chance(50) {
+        if self.chance(80) {
             self.reuse_aborted().await?;
         }
         for _ in 0..1 + self.below(2) {
@@ -579,7 +588,9 @@ impl Commit {
         diverged: bool,
     ) -> Result<(), Stopped> {
         let store = &self.shared.direct;
-        let Some(last) = refs::load(store, repo).await.unwrap() else { return Ok(()) };
+        // Who was entered by another host without moving `latest` is told by what that names now.
+        let is_late = self.shared.ledger().late.contains(&summary.bundle);
+        let Some(last) = refs::load(store, repo).await.unwrap().filter(|_| !is_late) else { return Ok(()) };
         let prefix = store.keys().refs(repo);
         let mut latest_before = None;
         for seq in 0..=last.seq {
