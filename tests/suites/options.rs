@@ -99,6 +99,11 @@ fn owners_and_modes_are_shown_as_asked_and_stored_as_they_were() {
     chown(staging.join("given"), Some(77), Some(1001)).unwrap();
     fs::set_permissions(staging.join("changed"), fs::Permissions::from_mode(0o777)).unwrap();
     assert_eq!(shown(&staging.join("changed")), (1000, 1001, 0o751));
+    // What is made here is what it is seen as, and so a copy of what is owned so.
+    fs::write(staging.join("made"), "by root").unwrap();
+    fs::write(dir.path().join("original"), "x").unwrap();
+    chown(dir.path().join("original"), Some(1000), Some(2)).unwrap();
+    run(Command::new("cp").arg("-a").arg(dir.path().join("original")).arg(staging.join("copied")));
     let as_user = ["--reuid", "1000", "--regid", "1001", "--clear-groups", "sh", "-c", "echo mine > $0/mine"];
     for passed in mnt.ancestors().skip(1).take(3) {
         fs::set_permissions(passed, fs::Permissions::from_mode(0o755)).unwrap();
@@ -114,6 +119,8 @@ fn owners_and_modes_are_shown_as_asked_and_stored_as_they_were() {
     assert_eq!(shown(&plain.join("given")), (77, 5678, 0o664), "what was changed is changed");
     assert_eq!(shown(&plain.join("changed")), (1234, 5678, 0o777));
     assert_eq!(shown(&plain.join("mine")).0, 1000);
+    assert_eq!((shown(&plain.join("made")).0, shown(&plain.join("made")).1), (1000, 1001));
+    assert_eq!((shown(&plain.join("copied")).0, shown(&plain.join("copied")).1), (1000, 2));
     host.umount(&plain);
 }
 
