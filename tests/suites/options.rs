@@ -302,6 +302,28 @@ fn base_and_stage_say_which_tree_and_what_it_starts_from() {
 }
 
 #[test]
+fn a_mount_of_a_tree_waits_a_moment_for_the_one_before_it_to_end() {
+    if !inside("options::a_mount_of_a_tree_waits_a_moment_for_the_one_before_it_to_end") {
+        return;
+    }
+    let dir = scratch();
+    let (_place, host) = host(dir.path());
+    let first = host.mount("prod/census/staging", "rw");
+    fs::write(first.join("a"), "a").unwrap();
+    let second = dir.path().join("second");
+    fs::create_dir(&second).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(500));
+            host.umount(&first);
+        });
+        run(&mut host.datamon(["mount", "prod/census/staging", second.to_str().unwrap()]));
+    });
+    assert_eq!(names(&second), ["a"]);
+    host.umount(&second);
+}
+
+#[test]
 fn state_and_log_lie_where_they_are_asked_to() {
     if !inside("options::state_and_log_lie_where_they_are_asked_to") {
         return;
