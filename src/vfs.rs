@@ -263,6 +263,7 @@ impl Vfs {
                     Make::Symlink(target) => InodeBody::Other(Body::Symlink(target)),
                     Make::Special(body) => InodeBody::Other(body),
                 };
+                let caller = self.settings().shown.maker(caller);
                 let attr = self.tree(slot)?.create(ino, name, permissions, body, caller).await?;
                 Ok(self.staged(slot, attr))
             }

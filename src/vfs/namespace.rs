@@ -130,6 +130,9 @@ struct Names {
 /// What names of repos and labels are like.
 const NAME_FORM: &str = "not such a name (letters, digits, dots, - and _, at most 128, a letter or digit first; a label not \
                          shaped like a bundle's id)";
+/// How often, and how many times, a mount looks whether the tree that it is of is free.
+const ENDING_POLL: Duration = Duration::from_millis(100);
+const ENDING_POLLS: usize = 20;
 /// How long a walk waits for news of the repos when it knows some.
 const NAMES_LIMIT: Duration = Duration::from_secs(2);
 /// The first number of the table; 1 is the root's.
@@ -204,7 +207,7 @@ impl Vfs {
             Source::Repo(name) => Node::Name(NameNode::Repo(self.source_repo(&name).await?)),
             Source::Staging(name) => {
                 let repo = self.source_repo(&name).await?;
-                Node::Staged { slot: self.tree_slot(&repo).await?, ino: ROOT }
+                Node::Staged { slot: self.awaited_tree(&repo).await?, ino: ROOT }
             }
             Source::Bundle(name, bundle) => {
                 let repo = self.source_repo(&name).await?;
@@ -221,6 +224,17 @@ impl Vfs {
                 Node::Row { slot, row: RowId::ROOT }
             }
         })
+    }
+
+    /// The slot of a staging tree that the daemon of an unmount just before may be about to let go.
+    async fn awaited_tree(&self, repo: &RepoKey) -> Result<usize, VfsError> {
+        for _ in 0..ENDING_POLLS {
+            match self.tree_slot(repo).await {
+                Err(VfsError::Staging(StagingError::Busy(_))) => tokio::time::sleep(ENDING_POLL).await,
+                outcome => return outcome,
+            }
+        }
+        self.tree_slot(repo).await
     }
 
     async fn source_repo(&self, name: &RepoName) -> Result<RepoKey, VfsError> {

@@ -1,10 +1,11 @@
 //! How owners and modes are shown, where that is not how they are stored: `uid=`, `gid=`, `umask=`.
 //!
 //! What is stored is not touched by how it is shown: a version that is committed through such a mount has the owners
-//! that its files had, unless somebody changed them.
+//! that its files had, unless somebody changed them. What is made through such a mount is stored as it is shown: so a
+//! copy that sets the owner which it sees already has nothing to set.
 
 use crate::model::entry::Attributes;
-use crate::staging::tree::SetAttr;
+use crate::staging::tree::{Caller, SetAttr};
 
 /// See the module.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,6 +34,12 @@ impl Shown {
         (self.uid.unwrap_or(mounter.0), self.gid.unwrap_or(mounter.1))
     }
 
+    /// Whose something is that `caller` makes.
+    pub fn maker(&self, caller: Caller) -> Caller {
+        let (uid, gid) = self.owner((caller.uid, caller.gid));
+        Caller { uid, gid, ..caller }
+    }
+
     /// What is to be set: who is shown as the owner already is not made the owner by saying so. `cp -a` says so.
     pub fn unless_shown(&self, set: SetAttr) -> SetAttr {
         let changed = |set: Option<u32>, shown: Option<u32>| set.filter(|_| set != shown);
@@ -52,6 +59,8 @@ mod tests {
         let shown = Shown { uid: Some(7), gid: None, umask: 0o022 };
         assert_eq!(shown.of(stored), Attributes { permissions: 0o4755, uid: 7, ..stored });
         assert_eq!((shown.owner((3, 4)), Shown::default().owner((3, 4))), ((7, 4), (3, 4)));
+        let maker = shown.maker(Caller { uid: 0, gid: 0, umask: 0o022 });
+        assert_eq!((maker.uid, maker.gid, maker.umask), (7, 0, 0o022));
         let set = SetAttr { uid: Some(7), gid: Some(7), ..SetAttr::default() };
         assert_eq!((shown.unless_shown(set).uid, shown.unless_shown(set).gid), (None, Some(7)));
         assert_eq!(shown.unless_shown(SetAttr { uid: Some(8), ..set }).uid, Some(8));

@@ -99,6 +99,11 @@ fn owners_and_modes_are_shown_as_asked_and_stored_as_they_were() {
     chown(staging.join("given"), Some(77), Some(1001)).unwrap();
     fs::set_permissions(staging.join("changed"), fs::Permissions::from_mode(0o777)).unwrap();
     assert_eq!(shown(&staging.join("changed")), (1000, 1001, 0o751));
+    // What is made here is what it is seen as, and so a copy of what is owned so.
+    fs::write(staging.join("made"), "by root").unwrap();
+    fs::write(dir.path().join("original"), "x").unwrap();
+    chown(dir.path().join("original"), Some(1000), Some(2)).unwrap();
+    run(Command::new("cp").arg("-a").arg(dir.path().join("original")).arg(staging.join("copied")));
     let as_user = ["--reuid", "1000", "--regid", "1001", "--clear-groups", "sh", "-c", "echo mine > $0/mine"];
     for passed in mnt.ancestors().skip(1).take(3) {
         fs::set_permissions(passed, fs::Permissions::from_mode(0o755)).unwrap();
@@ -114,6 +119,8 @@ fn owners_and_modes_are_shown_as_asked_and_stored_as_they_were() {
     assert_eq!(shown(&plain.join("given")), (77, 5678, 0o664), "what was changed is changed");
     assert_eq!(shown(&plain.join("changed")), (1234, 5678, 0o777));
     assert_eq!(shown(&plain.join("mine")).0, 1000);
+    assert_eq!((shown(&plain.join("made")).0, shown(&plain.join("made")).1), (1000, 1001));
+    assert_eq!((shown(&plain.join("copied")).0, shown(&plain.join("copied")).1), (1000, 2));
     host.umount(&plain);
 }
 
@@ -292,6 +299,28 @@ fn base_and_stage_say_which_tree_and_what_it_starts_from() {
     assert_eq!(found, ["a", "b", "second"]);
     host.umount(&mnt);
     assert_eq!(bundles(&host).len(), 3, "umount committed the second tree");
+}
+
+#[test]
+fn a_mount_of_a_tree_waits_a_moment_for_the_one_before_it_to_end() {
+    if !inside("options::a_mount_of_a_tree_waits_a_moment_for_the_one_before_it_to_end") {
+        return;
+    }
+    let dir = scratch();
+    let (_place, host) = host(dir.path());
+    let first = host.mount("prod/census/staging", "rw");
+    fs::write(first.join("a"), "a").unwrap();
+    let second = dir.path().join("second");
+    fs::create_dir(&second).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(500));
+            host.umount(&first);
+        });
+        run(&mut host.datamon(["mount", "prod/census/staging", second.to_str().unwrap()]));
+    });
+    assert_eq!(names(&second), ["a"]);
+    host.umount(&second);
 }
 
 #[test]
