@@ -123,6 +123,7 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     let state = options.state.clone().unwrap_or_else(|| host.places.state.clone());
     let dir = place::mount_point(&args.dir)?;
     place::check(&dir, &state, host)?;
+    place::settle(&state, &context.id.to_string())?;
     start_log(args, host, &options, &state, context.name.as_str())?;
     if args.child {
         sys::new_session();

@@ -54,7 +54,12 @@ pub struct DatabaseError(String);
 
 impl From<rocksdb::Error> for DatabaseError {
     fn from(error: rocksdb::Error) -> Self {
-        Self(error.into_string())
+        let why = error.into_string();
+        // rocksdb does not write behind a log that the disk refused, even when the disk is well again.
+        let is_disk = why.starts_with("IO error") && !why.contains("No space left");
+        let remedy =
+            if is_disk { " (if the disk is well again: umount -i, mount again; what was synced is kept)" } else { "" };
+        Self(why + remedy)
     }
 }
 

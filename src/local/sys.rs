@@ -216,6 +216,17 @@ pub fn is_in_use(target: &Path) -> bool {
     umount(target, libc::MNT_EXPIRE).is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
 }
 
+/// Ends the connection of the FUSE mount at `target`: whoever waits there gets an error (umount2(2), MNT_FORCE;
+/// `fuse_umount_begin` of fs/fuse/inode.c). The mount itself may stay.
+pub fn abort_connection(target: &Path) -> io::Result<()> {
+    umount(target, libc::MNT_FORCE)
+}
+
+/// Whether SIGKILL is among pending signals, as /proc/PID/status says them (`SigPnd`, `ShdPnd`).
+pub fn is_kill_pending(signals: u64) -> bool {
+    signals & (1 << (libc::SIGKILL - 1)) != 0
+}
+
 /// Opens /dev/fuse.
 pub fn open_fuse() -> io::Result<OwnedFd> {
     Ok(File::options().read(true).write(true).open("/dev/fuse")?.into())

@@ -47,6 +47,8 @@ struct Journal {
     extensions: u32,
     /// What was put as the intent's first record in some round.
     mains: Vec<Intent>,
+    /// Which of these is known to lie in which round.
+    registered: Vec<(Intent, u64)>,
     /// Packs stored under the intent.
     stored: Vec<PackEntry>,
     /// Packs of further bases that the tree uses.
@@ -315,15 +317,43 @@ impl Commit {
     }
 
     /// Registers the first of these that has its name, or can have it.
+    ///
+    /// The first names all bases. Another one may only be found where it lay before: put into a round that began meanwhile,
+    /// it would register the intent there without the bases that joined since.
     async fn register_one_of(&self, records: Vec<Intent>) -> Result<Option<(Intent, u64)>, Stopped> {
-        for main in records {
+        for (index, main) in records.into_iter().enumerate() {
             match self.register(&main, None).await {
-                Ok(round) => return Ok(Some((main, round))),
+                Ok(round) => {
+                    let known = (main.clone(), round);
+                    let lay_there = self.journal().registered.contains(&known);
+                    if index > 0 && !lay_there {
+                        self.give_up_intent().await?;
+                        return Err("a round began between: a new intent".to_owned());
+                    }
+                    if !lay_there {
+                        self.journal().registered.push(known);
+                    }
+                    return Ok(Some((main, round)));
+                }
                 Err(why) if why.contains("damaged") => {}
                 Err(why) => return Err(why),
             }
         }
         Ok(None)
+    }
+
+    /// Takes a new intent with the next try; what was stored under this one is stored again.
+    async fn give_up_intent(&self) -> Result<(), Stopped> {
+        let Some(intent) = self.journal().intent.clone() else { return Ok(()) };
+        intents::abort(&self.store, &intent).await.map_err(stopped)?;
+        let mut journal = self.journal();
+        journal.intent = None;
+        journal.further.clear();
+        journal.mains.clear();
+        journal.registered.clear();
+        journal.stored.clear();
+        journal.borrowed.clear();
+        Ok(())
     }
 
     /// One registration, by the real code unless a mutant's.
@@ -649,6 +679,7 @@ impl Commit {
         (journal.intent, journal.sealed, journal.is_dirty) = (None, None, false);
         journal.further.clear();
         journal.mains.clear();
+        journal.registered.clear();
         journal.stored.clear();
         journal.borrowed.clear();
         // Some trees go on from their own bundle, others follow `latest` at their next change.

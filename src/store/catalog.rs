@@ -313,6 +313,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_removal_that_was_cut_off_does_not_hide_a_repo_with_bundles() {
+        let store = store();
+        let repo = create(&store, &name("a")).await.unwrap();
+        let slot = store.keys().bundle(repo.id, BundleId::from_parts(3, 3));
+        let descriptor = envelope::seal(ObjectKind::Descriptor, store.context(), &[0; 64]);
+        store.put_new(&slot, &descriptor).await.unwrap();
+        begin_removal(&store, &name("a")).await;
+        assert_eq!(find(&store, &name("a")).await.unwrap(), repo);
+    }
+
+    #[tokio::test]
     async fn a_writer_that_meets_a_removal_gives_way() {
         let store = store();
         let repo = create(&store, &name("a")).await.unwrap();

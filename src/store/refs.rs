@@ -852,6 +852,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_purge_marker_of_any_length_is_one() {
+        let store = store();
+        let all = fill(&store, 0..1, |_| 0).await;
+        let marker = envelope::seal(ObjectKind::Aborted, store.context(), &[7; 16]);
+        assert_eq!(marker.len() as u64, ABORTED_BYTES);
+        store.put_new(&store.keys().purged(repo(), all[0]), &marker).await.unwrap();
+        let set = set_label(&store, repo(), &label("v1"), Some(all[0]), false).await;
+        assert!(matches!(set, Err(RefsError::NoBundle(_))));
+    }
+
+    #[tokio::test]
+    async fn a_bundle_that_is_not_in_the_history_is_not_removed() {
+        let store = store();
+        let unknown = publish(&store, 1).await;
+        assert!(matches!(trash(&store, repo(), unknown.bundle).await, Err(RefsError::NoBundle(_))));
+        enter(&store, repo(), &unknown, None, None).await.unwrap();
+        trash(&store, repo(), unknown.bundle).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_bundle_does_not_come_back_into_a_repo_that_was_removed() {
+        let store = store();
+        let first = publish(&store, 1).await;
+        enter(&store, repo(), &first, None, None).await.unwrap();
+        trash(&store, repo(), first.bundle).await.unwrap();
+        // No name leads to the repo.
+        let restored = restore(&store, repo(), first.bundle).await;
+        assert!(matches!(restored, Err(RefsError::Store(StoreError::Conflict { .. }))));
+    }
+
+    #[tokio::test]
     async fn latest_falls_back_past_the_bundles_that_a_record_repeats() {
         let store = store();
         let all = fill(&store, 0..70, |_| 0).await;

@@ -37,8 +37,8 @@ pub fn mount_point(dir: &Path) -> Result<PathBuf, Failure> {
             Some(false) => detach(&dir),
             None if was_killed(&dir) => {
                 tracing::warn!(dir = %dir.display(), "the mount's daemon was killed and cannot end: its connection is ended");
-                // Aborts the connection: whoever waits there, that daemon's last thread too, gets an error.
-                let _ = sys::umount(&dir, libc::MNT_FORCE);
+                // That daemon's last thread gets an error, too, and ends.
+                let _ = sys::abort_connection(&dir);
                 detach(&dir);
                 // Until then it holds the staging tree.
                 let start = Instant::now();
@@ -78,7 +78,6 @@ fn is_alive(dir: &Path) -> Option<bool> {
 /// has been killed and is still there. One of its threads waits in the kernel for a page whose writer waits for the daemon
 /// (`fuse/session.rs`), so the connection has no end of its own.
 fn was_killed(dir: &Path) -> bool {
-    const SIGKILL_BIT: u64 = 1 << (libc::SIGKILL - 1);
     let ours = [std::process::id(), std::os::unix::process::parent_id()].map(|pid| pid.to_string());
     let mut is_dying = false;
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -95,8 +94,9 @@ fn was_killed(dir: &Path) -> bool {
         // The first thread is a zombie while another one has not ended.
         let threads = fs::read_dir(process.path().join("task")).map_or(0, Iterator::count);
         let is_zombie = value("State:").is_some_and(|state| state.starts_with('Z'));
-        let pending = ["SigPnd:", "ShdPnd:"].into_iter().filter_map(|key| u64::from_str_radix(value(key)?, 16).ok());
-        is_dying |= if is_zombie { threads > 1 } else { pending.fold(0, |all, one| all | one) & SIGKILL_BIT != 0 };
+        let mut pending =
+            ["SigPnd:", "ShdPnd:"].into_iter().filter_map(|key| u64::from_str_radix(value(key)?, 16).ok());
+        is_dying |= if is_zombie { threads > 1 } else { pending.any(sys::is_kill_pending) };
     }
     is_dying
 }
@@ -119,6 +119,27 @@ pub fn check(dir: &Path, state: &Path, host: &Host) -> Result<(), Failure> {
         return Err(Failure::new("failed", sentence));
     }
     Ok(())
+}
+
+/// Brings staged trees to where they are looked for: builds before 25 November 2026 named the context twice in their path.
+pub fn settle(state: &Path, context: &str) -> Result<(), Failure> {
+    let (dir, old) = (state.join(context), state.join(context).join(context));
+    let moved = || -> io::Result<()> {
+        for entry in fs::read_dir(&old)? {
+            let entry = entry?;
+            let to = dir.join(entry.file_name());
+            if to.exists() {
+                let why = format!("{} is there, too (move one of both away)", to.display());
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+            }
+            fs::rename(entry.path(), to)?;
+        }
+        fs::remove_dir(&old)
+    };
+    if !old.is_dir() {
+        return Ok(());
+    }
+    moved().map_err(|why| Failure::new("failed", format!("{}: staged trees of an earlier build: {why}", old.display())))
 }
 
 /// Takes a mount away without asking anybody.
@@ -181,6 +202,22 @@ mod tests {
         let passwd = "root:x:0:0::/root:/bin/sh\nada:x:7:7::/:/bin/sh\nalias:x:7:7::/:/bin/sh\n:x:8:8::/:\n";
         assert_eq!((named(0, passwd), named(7, passwd)), (Some("root".into()), Some("ada".into())));
         assert_eq!((named(8, passwd), named(9, passwd), named(9, "")), (None, None, None));
+    }
+
+    #[test]
+    fn trees_staged_by_an_earlier_build_are_found() {
+        let state = tempfile::tempdir().unwrap();
+        settle(state.path(), "ctx").unwrap();
+        let old = state.path().join("ctx/ctx/repo/default");
+        fs::create_dir_all(&old).unwrap();
+        fs::write(old.join("version"), "1").unwrap();
+        settle(state.path(), "ctx").unwrap();
+        assert_eq!(fs::read(state.path().join("ctx/repo/default/version")).unwrap(), b"1");
+        assert!(!state.path().join("ctx/ctx").exists());
+        fs::create_dir_all(state.path().join("ctx/ctx/repo")).unwrap();
+        let refused = settle(state.path(), "ctx").unwrap_err();
+        assert!(refused.message.contains("is there, too"), "{}", refused.message);
+        assert!(state.path().join("ctx/ctx/repo").exists() && state.path().join("ctx/repo/default").exists());
     }
 
     #[test]
