@@ -100,7 +100,7 @@ fn extents(bytes: &[u8]) -> Outcome {
     let id = |bytes: &[u8]| {
         let mut reader = Reader::new(bytes);
         let ids = (0..reader.count(33)?).map(|_| Ok(ChunkId(reader.array()?)));
-        Ok(BlockId::of(ids.collect::<Result<Vec<_>, FormatError>>()?.into_iter()))
+        Ok(BlockId::of(ids.collect::<Result<Vec<_>, FormatError>>()?))
     };
     let decode = |bytes: &[u8]| descriptor::decode_extents(id(bytes)?, bytes);
     round_trip(bytes, decode, |extents| descriptor::encode_extents(extents))
@@ -314,7 +314,7 @@ fn fuzz(target: &str, decode: fn(&[u8]) -> Outcome) {
         for _ in 0..=dice.roll(4) {
             dice.mutate(&mut input, &pool[other]);
         }
-        if inputs % 64 == 0 {
+        if inputs.is_multiple_of(64) {
             fs::write(&last, &input).unwrap();
         }
         if outcome_of(&input) && pool.len() < POOL_MAX {

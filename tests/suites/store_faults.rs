@@ -388,8 +388,10 @@ fn a_read_is_right_or_refused_at_its_deadline_and_keeps_nobody_else_waiting() {
                     others = others.max(took);
                 }
                 let (read, took) = away.join().unwrap();
-                let is_right = read.as_ref().map(|bytes| *bytes == fs::read(tree.join("away")).unwrap());
-                let why = read.map(|_| ()).expect_err(&format!("it was read, and right: {is_right:?}")).raw_os_error();
+                let why = match read {
+                    Ok(bytes) => panic!("{name}: read; right: {}", bytes == fs::read(tree.join("away")).unwrap()),
+                    Err(why) => why.raw_os_error(),
+                };
                 eprintln!("{name}: refused with {why:?} after {took:?}, others after {others:?} at most");
                 assert!([Some(EIO), Some(ETIMEDOUT)].contains(&why), "{name}: {why:?}");
                 assert!(took < SHORT + LATE, "{name}: refused after {took:?}, timeout={SHORT:?}");
