@@ -303,7 +303,8 @@ fn read_tree(dir: &Path) -> Result<(), String> {
 
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
 }
 
 /// What was looked at beside the time: of the last round the requests, of all the peak.
