@@ -388,16 +388,23 @@ fn a_read_is_right_or_refused_at_its_deadline_and_keeps_nobody_else_waiting() {
                     others = others.max(took);
                 }
                 let (read, took) = away.join().unwrap();
-                let why = match read {
-                    Ok(bytes) => panic!("{name}: read; right: {}", bytes == fs::read(tree.join("away")).unwrap()),
-                    Err(why) => why.raw_os_error(),
-                };
-                eprintln!("{name}: refused with {why:?} after {took:?}, others after {others:?} at most");
-                assert!([Some(EIO), Some(ETIMEDOUT)].contains(&why), "{name}: {why:?}");
-                assert!(took < SHORT + LATE, "{name}: refused after {took:?}, timeout={SHORT:?}");
+                match read {
+                    // The byte may lie in a proof, which nobody needs who reads the whole chunk: then all is right.
+                    Ok(bytes) => {
+                        let is_right = bytes == fs::read(tree.join("away")).unwrap();
+                        assert!(is_right && matches!(fault, Fault::Flip(_)), "{name}: read, right: {is_right}");
+                        eprintln!("{name}: read right after {took:?}, others after {others:?} at most");
+                    }
+                    Err(why) => {
+                        let why = why.raw_os_error();
+                        eprintln!("{name}: refused with {why:?} after {took:?}, others after {others:?} at most");
+                        assert!([Some(EIO), Some(ETIMEDOUT)].contains(&why), "{name}: {why:?}");
+                        assert!(took < SHORT + LATE, "{name}: refused after {took:?}, timeout={SHORT:?}");
+                        let said = host.log();
+                        assert!(said.contains(pack_name), "{name}: the object is named: {said}");
+                    }
+                }
             });
-            let said = host.log();
-            assert!(said.contains(pack_name), "{name}: the object is named: {said}");
             proxy.clear();
             // A refusal answers for its place a moment longer: the kernel asks twice.
             std::thread::sleep(Duration::from_millis(500));
