@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::harness::{Place, inside, run, scratch, until};
+use super::harness::{Host, Place, inside, run, scratch, until};
 
 /// Commits while the writers write.
 const COMMITS: usize = 100;
@@ -142,16 +142,22 @@ fn instant(tree: &Expected, steps: std::ops::RangeInclusive<u64>, logs_made: &Ex
     Err(nearest.1)
 }
 
+/// A host with a mount of everything, and the repo `census` in it.
+fn mounted(dir: &Path) -> (Place, Host, PathBuf) {
+    let place = Place::directory(&dir.join("store"));
+    let host = place.host(&dir.join("one"), "create");
+    let context = host.mount("prod", "");
+    fs::create_dir(context.join("census")).unwrap();
+    (place, host, context)
+}
+
 #[test]
 fn every_bundle_is_a_prefix_of_what_a_writer_wrote() {
     if !inside("instants::every_bundle_is_a_prefix_of_what_a_writer_wrote") {
         return;
     }
     let dir = scratch();
-    let place = Place::directory(&dir.path().join("store"));
-    let host = place.host(&dir.path().join("one"), "create");
-    let context = host.mount("prod", "");
-    fs::create_dir(context.join("census")).unwrap();
+    let (place, host, context) = mounted(dir.path());
     let staging = context.join("census/staging");
     // The logs are there from the start: a step is one change.
     let mut logs_made = Expected::new();
@@ -260,10 +266,7 @@ fn every_bundle_holds_what_was_stored_through_a_mapping_before_it() {
         return;
     }
     let dir = scratch();
-    let place = Place::directory(&dir.path().join("store"));
-    let host = place.host(&dir.path().join("one"), "create");
-    let context = host.mount("prod", "");
-    fs::create_dir(context.join("census")).unwrap();
+    let (place, host, context) = mounted(dir.path());
     let staging = context.join("census/staging");
     let counter = dir.path().join("counter");
     fs::write(&counter, [0; 8]).unwrap();
