@@ -438,7 +438,12 @@ impl Vfs {
     pub(super) async fn open_tree(&self, repo: &RepoKey, lock: Option<TreeLock>) -> Result<Arc<Committer>, VfsError> {
         let dir = self.tree_dir(repo);
         let lock = lock.map_or_else(|| TreeLock::take(&dir), Ok)?;
-        let base = match lock.dirty_base(&self.settings.database_memory)? {
+        // Opening a database reads its log, and waits for whoever lets go of it: not on a thread that answers.
+        let ended = |_| VfsError::Failed("opening the staging tree".to_owned());
+        let memory = self.settings.database_memory.clone();
+        let looked = tokio::task::spawn_blocking(move || lock.dirty_base(&memory).map(|base| (lock, base)));
+        let (lock, dirty_base) = looked.await.map_err(ended)??;
+        let base = match dirty_base {
             Some(base) => {
                 base.map(|id| id.parse().map_err(|_| VfsError::Failed("the tree's base".to_owned()))).transpose()?
             }
@@ -465,7 +470,7 @@ impl Vfs {
             clock: self.store.clock.clone(),
             entropy: self.store.entropy.clone(),
         };
-        let tree = Tree::open(config, snapshot, lock)?;
+        let tree = tokio::task::spawn_blocking(move || Tree::open(config, snapshot, lock)).await.map_err(ended)??;
         let committer = Committer::open(
             tree,
             self.store.clone(),
