@@ -7,3 +7,4 @@
 pub mod ahead;
 pub mod packer;
 pub mod reader;
+mod sweep;

@@ -218,7 +218,7 @@ const MUTANTS: [(Mutant, Scene, u64); 16] = [
     (Mutant::NoBasesInG4, Scene::Removals, 3000),
     (Mutant::LaterRemovalsSwept, Scene::Aborts, 3000),
     (Mutant::NoGrace, Scene::Removals, 3000),
-    (Mutant::BasesPurged, Scene::Removals, 3000),
+    (Mutant::BasesPurged, Scene::Removals, 12000),
 ];
 
 #[test]

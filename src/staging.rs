@@ -8,7 +8,8 @@
 //!  names    directory entries                   inode      numbers and records
 //!  bytes    reading, writing, cutting           attributes stat, xattrs
 //!  extents  what of it is in the store          seal       an instant, while writers go on
-//!  upload   W0–W3, in the background too        tables     W5
+//!  queue    what the background stores next     upload     W0–W3, in the background too
+//!  tables   W5
 //!  aside    what was discarded           message  the next commit's text
 //!  commit   the whole of W, and what follows    journal    what a commit remembers over the end of the process
 //!  recovery what an earlier life left          retired    bytes without use, until that is safe
@@ -25,6 +26,7 @@ pub mod inode;
 pub mod journal;
 pub mod message;
 mod names;
+mod queue;
 mod recovery;
 mod retired;
 pub mod seal;

@@ -15,6 +15,7 @@ pub mod chain;
 pub mod contract;
 pub mod fault;
 pub mod forgotten;
+mod heads;
 pub mod intents;
 pub mod meter;
 pub mod probe;
@@ -128,6 +129,7 @@ pub struct Store {
     uploads: Direction,
     downloads: Direction,
     budget: retry::Budget,
+    heads: heads::Heads,
     /// Time, as records see it.
     pub clock: Arc<dyn Clock>,
     /// Randomness, as ids and retries see it.
@@ -165,6 +167,7 @@ impl Store {
             uploads: Direction::new(limits.uploads, limits.bytes_per_second),
             downloads: Direction::new(limits.downloads, limits.bytes_per_second),
             budget: retry::Budget::default(),
+            heads: heads::Heads::default(),
             clock,
             entropy,
             requests: Requests::default(),
@@ -222,6 +225,14 @@ impl Store {
             false => Err(FormatError::Truncated),
         })
         .await
+    }
+
+    /// The bytes `range` of the object, or fewer where it ends before.
+    pub async fn get_up_to(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let expected = range.end - range.start;
+        let mut bytes = self.read(key, Some(range), self.deadline()).await?;
+        bytes.truncate(usize::try_from(expected).unwrap_or(usize::MAX));
+        Ok(bytes)
     }
 
     /// What `open` makes of the object, or of a part of it. What it cannot open is fetched once more, because bytes go

@@ -2,6 +2,7 @@
 
 mod suites {
     mod committers;
+    mod costs;
     mod damage;
     mod faults;
     mod first_hour;

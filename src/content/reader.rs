@@ -6,6 +6,7 @@
 //!
 //! Whole chunks of large files have a cache of their own, where the least recently read goes first: a reader that streams
 //! pushes out nothing but chunks, and what is fetched ahead of it is not refused by a cache that holds it for worthless.
+//! A reader that goes through small files finds their records fetched many at a time ([`super::sweep`]).
 //!
 //! # Invariants
 //!
@@ -27,6 +28,7 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::ahead::{Run, Streams, runs};
+use super::sweep::{Sweeps, Window};
 use crate::format::FormatError;
 use crate::format::descriptor::{decode_block_list, decode_extents};
 use crate::format::key::ObjectKey;
@@ -46,6 +48,9 @@ const REFUSED_FOR: Duration = Duration::from_millis(250);
 const GRACE: Duration = Duration::from_millis(100);
 /// Refusals that are remembered.
 const REFUSALS_MAX: u64 = 4_096;
+/// Stored bytes up to which a record is taken out of what was fetched with its neighbours: larger ones are chunks of
+/// large files, which are fetched ahead by themselves.
+const SWEPT_BYTES_MAX: u32 = 512 << 10;
 /// Zeros that holes are read from.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
@@ -110,6 +115,7 @@ pub struct ContentReader {
     /// What the store did not answer for a moment ago.
     refused: Cache<Place, ContentError>,
     streams: Mutex<Streams>,
+    sweeps: Mutex<Sweeps>,
     /// Whether chunks are compared with their ids. Without that wrong bytes pass: for measuring the price alone.
     verifies: bool,
     /// Chunks that were asked for.
@@ -141,18 +147,20 @@ impl ContentReader {
     }
 
     fn with(store: Arc<Store>, cache_bytes: u64, verifies: bool) -> Self {
-        // A quarter is plenty for what is small; the rest is for what streams.
-        let small = cache_bytes / 4;
+        // A quarter is plenty for what is small, and three sixteenths for what is on its way to it; the rest is for what
+        // streams.
+        let (small, swept) = (cache_bytes / 4, cache_bytes / 16 * 3);
         let cache = Cache::builder().max_capacity(small).weigher(|_, value: &Cached| value.weight()).build();
         let chunks = Cache::builder()
-            .max_capacity(cache_bytes - small)
+            .max_capacity(cache_bytes - small - swept)
             .eviction_policy(EvictionPolicy::lru())
             .weigher(|_, (_, bytes): &(ChunkId, Bytes)| u32::try_from(bytes.len() + 128).unwrap_or(u32::MAX))
             .build();
         let streams = Mutex::new(Streams::new(cache_bytes / 4));
+        let sweeps = Mutex::new(Sweeps::new(swept));
         let refused = Cache::builder().max_capacity(REFUSALS_MAX).time_to_live(REFUSED_FOR).build();
         let (asked, missed) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { store, chunks, cache, refused, streams, verifies, asked, missed }
+        Self { store, chunks, cache, refused, streams, sweeps, verifies, asked, missed }
     }
 
     /// What the caches hold now.
@@ -387,8 +395,8 @@ impl ContentReader {
 
     async fn fetch_chunk(&self, id: ChunkId, at: &Locator) -> Result<(ChunkId, Bytes), ContentError> {
         let mut why = FormatError::Hash;
-        for _ in 0..2 {
-            let stored = self.store.get_record(PackKind::Data, at.pack, at.offset, at.stored).await?;
+        for attempt in 0..2 {
+            let stored = self.stored(at, attempt == 0).await?;
             let outcome = if at.raw <= INLINE_VERIFY_BYTES_MAX {
                 verified(id, at, &stored, self.verifies)
             } else {
@@ -404,6 +412,38 @@ impl ContentReader {
         Err(self.corrupt((PackKind::Data, at.pack, at.offset), why))
     }
 
+    /// A record of a data pack as it is stored; what a neighbour's fetch brought is good enough for a first look.
+    async fn stored(&self, at: &Locator, may_be_swept: bool) -> Result<Bytes, ContentError> {
+        if may_be_swept
+            && at.stored <= SWEPT_BYTES_MAX
+            && let Some(record) = self.swept(at).await?
+        {
+            return Ok(record);
+        }
+        Ok(self.store.get_record(PackKind::Data, at.pack, at.offset, at.stored).await?)
+    }
+
+    /// The same out of what is fetched with its neighbours, if it is.
+    async fn swept(&self, at: &Locator) -> Result<Option<Bytes>, ContentError> {
+        let record = at.offset..at.offset + u64::from(at.stored);
+        let plan = {
+            let mut sweeps = self.sweeps.lock().expect("no code panics while it holds the sweeps");
+            sweeps.observe(at.pack, record.clone())
+        };
+        if let Some(ahead) = plan.ahead.clone() {
+            // A failure is met again, and reported, by the read that needs the bytes.
+            let store = self.store.clone();
+            tokio::spawn(async move { fetch_window(&store, &ahead).await });
+        }
+        if plan.windows.is_empty() {
+            return Ok(None);
+        }
+        for window in &plan.windows {
+            fetch_window(&self.store, window).await?;
+        }
+        Ok(plan.record(&record))
+    }
+
     /// The raw bytes of a small-file block.
     async fn block_bytes(&self, at: Locator) -> Result<Bytes, ContentError> {
         let place = (PackKind::Data, at.pack, at.offset);
@@ -414,8 +454,8 @@ impl ContentReader {
         self.missed.fetch_add(1, Ordering::Relaxed);
         let fetch = async {
             let mut why = FormatError::Hash;
-            for _ in 0..2 {
-                let stored = self.store.get_record(PackKind::Data, at.pack, at.offset, at.stored).await?;
+            for attempt in 0..2 {
+                let stored = self.stored(&at, attempt == 0).await?;
                 match decode_record(at.codec, &stored, at.raw) {
                     Ok(raw) => return Ok(Cached::Block(raw)),
                     Err(error) => why = error,
@@ -556,6 +596,19 @@ impl ContentReader {
     pub fn store(&self) -> &Arc<Store> {
         &self.store
     }
+}
+
+/// Fetches a window, once for all who wait for it. A store that does not answer is not asked again for each record.
+async fn fetch_window(store: &Store, window: &Window) -> Result<(), StoreError> {
+    let key = store.keys().pack(PackKind::Data, window.pack);
+    let fetch = async {
+        match store.get_up_to(&key, window.bytes.clone()).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error @ StoreError::Unavailable { .. }) => Err(error),
+            Err(_) => Ok(None),
+        }
+    };
+    window.fetched.get_or_try_init(|| fetch).await.map(|_| ())
 }
 
 /// Whether the record at this place is one chunk and nothing else.

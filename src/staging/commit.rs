@@ -14,6 +14,7 @@
 //!
 //! Writers go on all the while: see [`super::seal`].
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -26,10 +27,11 @@ use super::error::StagingError;
 use super::extents::{SealedExtents, next_extent};
 use super::inode::{Inode, InodeBody};
 use super::journal::{Journal, Sealed as SealedDescriptor};
+use super::queue::Queue;
 use super::seal::Sealed;
 use super::tables::{ChunkSource, Instant, Tables};
 use super::tree::Tree;
-use super::upload::{Active, Lane, Noting, PACK_BYTES, Queue, Token};
+use super::upload::{Active, Lane, Noting, PACK_BYTES, Token};
 use crate::content::packer::PackError;
 use crate::content::reader::{ContentError, ContentReader};
 use crate::faults::{FaultPoint, Faults};
@@ -431,6 +433,8 @@ impl Committer {
         let at = Instant { sealed, reader: &self.reader, chunk: self.tree.chunk() };
         let mut current = sealed.instant.cursor(Family::Extents);
         let mut linked = Vec::new();
+        // As the background would have stored them: neighbours in a directory beside each other in a pack.
+        let ranks = self.queue.ranks();
         let mut after = None;
         loop {
             let mut step = sealed.changed_inodes(after)?;
@@ -447,6 +451,7 @@ impl Committer {
                 }
             });
             outcome?;
+            step.sort_by_key(|(ino, _)| ranks.get(ino).copied().unwrap_or(usize::MAX));
             stream::iter(step.iter().map(Ok))
                 .try_for_each_concurrent(HASHERS, |(ino, inode)| self.upload_file(active, at, *ino, inode))
                 .await?;
@@ -512,7 +517,15 @@ impl Committer {
         if let Some(base) = &sealed.base.snapshot {
             packs.extend(base.packs().await?);
         }
-        Ok(tables.writer.finish(descriptor, &packs).await?)
+        let (descriptor, object) = tables.writer.finish(descriptor, &packs).await?;
+        // Its tables lie in packs that hold no chunks: the next commit need not look there.
+        if let PackTable::Here(all) = &descriptor.packs {
+            let known: HashSet<_> = packs.iter().map(|pack| pack.id).collect();
+            for pack in all.iter().filter(|pack| !known.contains(&pack.id)) {
+                self.journal.index(pack.id, std::iter::empty())?;
+            }
+        }
+        Ok((descriptor, object))
     }
 
     /// Gives up the intent of the next bundle, before the tree is put aside: its slot stays empty for good, and what was

@@ -154,6 +154,9 @@ impl Tree {
         }
         put_inode(&mut batch, parent, &directory);
         self.apply(batch)?;
+        if matches!(inode.body, InodeBody::File(_)) {
+            self.births().note(ino, parent, name);
+        }
         Ok(self.shown(ino, &inode))
     }
 

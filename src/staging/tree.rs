@@ -29,6 +29,7 @@ pub use super::base::Base;
 use super::bytes::OpenFiles;
 pub use super::error::StagingError;
 use super::inode::{FileData, Inode, InodeBody};
+use super::queue::Births;
 use super::recovery;
 pub use super::recovery::Recovered;
 use super::retired::{Retired, reap};
@@ -137,6 +138,7 @@ pub struct Tree {
     /// Inodes that are no more but that the kernel may hold, without their bytes.
     gone: Mutex<HashMap<u64, Inode>>,
     retired: Arc<Retired>,
+    births: Births,
     since_check: AtomicU64,
     totals: Totals,
     recovered: Option<Recovered>,
@@ -221,6 +223,7 @@ impl Tree {
             sealed: Mutex::new(Weak::new()),
             gone: Mutex::default(),
             retired: Arc::default(),
+            births: Births::default(),
             since_check: AtomicU64::new(SPACE_CHECK_BYTES),
             totals,
             recovered,
@@ -385,6 +388,11 @@ impl Tree {
             Some(sealed) => sealed.unused(place),
             None => self.retired.push(place),
         }
+    }
+
+    /// Where files that are being written were made.
+    pub(super) fn births(&self) -> &Births {
+        &self.births
     }
 
     pub(super) fn retired(&self) -> &Arc<Retired> {

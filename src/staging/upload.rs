@@ -16,20 +16,20 @@
 //!    speak of another instant, or of an intent whose packs nothing keeps. [`Committer::next_packer`] sees to that.
 //! 4. Writing never waits for the background, and the background never keeps a commit waiting longer than one pack does.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, Weak};
+use std::collections::HashSet;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
-use tokio::time::Instant;
 
 use super::commit::{CommitError, Committer};
 use super::error::StagingError;
 use super::extents::{Attached, SealedExtents};
 use super::inode::InodeBody;
 use super::journal::Journal;
+use super::queue::Queue;
 use super::retired::reap_always;
 use super::tree::{Tree, for_each_inode};
 use crate::content::packer::{PackError, Packer, PackerConfig, StoredPack};
@@ -51,8 +51,6 @@ const UPLOADS: usize = 4;
 const FOOTERS: usize = 8;
 /// Bytes up to which a chunk is hashed at once: the way to another thread takes longer.
 const INLINE_HASH_BYTES_MAX: usize = SMALL_FILE_BYTES_MAX;
-/// How long a closed file is left alone: many live no longer than this.
-const SETTLE: Duration = Duration::from_secs(1);
 /// How long nothing has to come before the background does the housekeeping.
 const IDLE: Duration = Duration::from_secs(10);
 /// Pauses of the background after a failure, doubled from the first to the last.
@@ -156,47 +154,11 @@ fn noted(
     note.map(|outcome: Result<(), StagingError>| outcome.map_err(|why| PackError::Journal(why.to_string()))).boxed()
 }
 
-/// Files whose last writer has closed them, and since when.
-#[derive(Default)]
-pub(super) struct Queue {
-    files: Mutex<VecDeque<(Option<Instant>, u64)>>,
-    came: tokio::sync::Notify,
-}
-
-impl Queue {
-    fn files(&self) -> std::sync::MutexGuard<'_, VecDeque<(Option<Instant>, u64)>> {
-        self.files.lock().expect("nothing panics while it holds the queue")
-    }
-
-    fn push(&self, since: Option<Instant>, ino: u64) {
-        self.files().push_back((since, ino));
-        self.came.notify_one();
-    }
-
-    /// The next file that has been left alone long enough.
-    async fn next(&self) -> u64 {
-        loop {
-            let first = self.files().front().copied();
-            match first {
-                None => self.came.notified().await,
-                Some((Some(since), _)) if since + SETTLE > Instant::now() => {
-                    tokio::time::sleep_until(since + SETTLE).await;
-                }
-                Some(_) => {
-                    if let Some((_, ino)) = self.files().pop_front() {
-                        return ino;
-                    }
-                }
-            }
-        }
-    }
-}
-
 impl Committer {
     /// Notes that the last writer of a file has closed it: its bytes may be uploaded before the commit.
     pub fn closed(&self, ino: u64) {
         if self.uploads_in_background.load(std::sync::atomic::Ordering::Relaxed) {
-            self.queue.push(Some(Instant::now()), ino);
+            self.queue.closed(self.tree().births().take(ino), ino);
         }
     }
 
@@ -208,7 +170,7 @@ impl Committer {
         if self.tree().is_dirty() {
             for_each_inode(self.tree().db(), |ino, inode| {
                 if matches!(&inode.body, InodeBody::File(file) if file.local.is_some()) {
-                    self.queue.push(None, ino);
+                    self.queue.push(ino);
                 }
                 Ok(())
             })?;
@@ -358,7 +320,7 @@ impl Committer {
             let Some(stored) = stored else {
                 // A commit has waited long enough: what is under way is given up, and what reached the store is found again.
                 lane.active = None;
-                self.queue.push(None, ino);
+                self.queue.push(ino);
                 return Ok(());
             };
             match stored {
@@ -392,7 +354,7 @@ async fn background(committer: Weak<Committer>, queue: Arc<Queue>) {
                 if pause == PAUSES.0 {
                     tracing::warn!(%error, "uploading in the background: later again");
                 }
-                queue.push(None, ino);
+                queue.push(ino);
                 drop(committer);
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSES.1);

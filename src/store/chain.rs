@@ -1,7 +1,8 @@
 //! Chains: a sequence of records of which the newest counts.
 //!
 //! Record *s* is created only after record *s − 1* was read, and holds the hash of all of it. Two writers race for the
-//! same name; the loser reads the winner's record and decides again.
+//! same name; the loser reads the winner's record and decides again. What was the newest when this process looked last is
+//! remembered ([`super::heads`]).
 
 use crate::format::FormatError;
 use crate::format::catalog::CatalogRecord;
@@ -77,6 +78,9 @@ pub struct Link<R> {
     pub context: ContextId,
 }
 
+/// Records that are read one after the other before the newest is looked for by a LIST.
+const STEPS_MAX: u64 = 4;
+
 /// Record `seq` of the chain; `context` is `None` only where the context is not known yet.
 pub async fn read<R: ChainRecord>(
     store: &Store,
@@ -84,16 +88,22 @@ pub async fn read<R: ChainRecord>(
     seq: u64,
     context: Option<ContextId>,
 ) -> Result<Link<R>, StoreError> {
-    let open = |object: &Bytes| {
-        let record = R::decode(&envelope::open(R::KIND, context, object)?)?;
-        // The first follows nothing, and every other something.
-        if record.previous().is_some() != (seq > 0) {
-            return Err(OUT_OF_PLACE);
-        }
-        let context = envelope::open_head(object)?.context;
-        Ok(Link { seq, hash: ObjectHash::of(object), record, context })
-    };
-    store.get_checked(&key::record(prefix, seq), None, open).await
+    let open = |object: &Bytes| Ok((open_link(object, seq, context)?, object.clone()));
+    let (link, object) = store.get_checked(&key::record(prefix, seq), None, open).await?;
+    if context.is_some() {
+        store.heads.saw(prefix, seq, object);
+    }
+    Ok(link)
+}
+
+fn open_link<R: ChainRecord>(object: &Bytes, seq: u64, context: Option<ContextId>) -> Result<Link<R>, FormatError> {
+    let record = R::decode(&envelope::open(R::KIND, context, object)?)?;
+    // The first follows nothing, and every other something.
+    if record.previous().is_some() != (seq > 0) {
+        return Err(OUT_OF_PLACE);
+    }
+    let context = envelope::open_head(object)?.context;
+    Ok(Link { seq, hash: ObjectHash::of(object), record, context })
 }
 
 /// A record in the place of another.
@@ -117,6 +127,19 @@ pub async fn newest<R: ChainRecord>(
     prefix: &ObjectKey,
     context: Option<ContextId>,
 ) -> Result<Option<Link<R>>, StoreError> {
+    if context.is_some()
+        && let Some(head) = store.heads.get(prefix)
+        && let Ok(known) = open_link::<R>(&head.object, head.seq, context)
+    {
+        // Most often nothing came since; after much has, a LIST is the shorter way.
+        let mut link = known;
+        for _ in 0..STEPS_MAX {
+            match after(store, prefix, &link, context).await? {
+                Some(next) => link = next,
+                None => return Ok(Some(link)),
+            }
+        }
+    }
     let Some(first) = store.first(prefix).await? else { return Ok(None) };
     let seq = first
         .sequence()
@@ -175,7 +198,10 @@ pub async fn append<R: ChainRecord>(
     let record = record.linked(previous.map(|link| link.hash), time);
     let object = envelope::seal(R::KIND, store.context(), &record.encode());
     match store.put_new(&key::record(prefix, seq), &object).await? {
-        Put::Ours => Ok(Some(Link { seq, hash: ObjectHash::of(&object), record, context: store.context() })),
+        Put::Ours => {
+            store.heads.saw(prefix, seq, object.clone());
+            Ok(Some(Link { seq, hash: ObjectHash::of(&object), record, context: store.context() }))
+        }
         Put::Theirs(_) => Ok(None),
     }
 }

@@ -10,16 +10,33 @@ use crate::format::FormatError;
 use crate::format::catalog::RepoState;
 use crate::format::envelope::{self, ObjectKind};
 use crate::format::intent::Intent;
+use crate::format::key;
 use crate::model::id::{IntentId, RepoId};
 
 /// Objects that are read or looked at together.
 const READS: usize = 16;
 
 /// The newest collection round that has begun; 0 before the first.
+///
+/// Rounds have consecutive numbers and their records stay: whether one began since the last look is one HEAD.
 pub async fn head(store: &Store) -> Result<u64, StoreError> {
-    let Some(first) = store.first(&store.keys().condemned()).await? else { return Ok(0) };
-    let why = FormatError::Malformed { what: "name of a round" };
-    first.sequence().ok_or(StoreError::Corrupt { key: first, why })
+    let rounds = store.keys().condemned();
+    if let Some(known) = store.heads.get(&rounds) {
+        match store.len(&key::record(&rounds, known.seq + 1)).await {
+            Err(StoreError::NotFound { .. }) => return Ok(known.seq),
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
+    }
+    let newest = match store.first(&rounds).await? {
+        None => 0,
+        Some(first) => {
+            let why = FormatError::Malformed { what: "name of a round" };
+            first.sequence().ok_or(StoreError::Corrupt { key: first, why })?
+        }
+    };
+    store.heads.saw(&rounds, newest, Bytes::new());
+    Ok(newest)
 }
 
 /// Registers `intent` (W1) under the round that is newest before and after, then looks (W2) whether its repo lives and
@@ -114,7 +131,6 @@ pub async fn abort(store: &Store, intent: &Intent) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::key;
     use crate::model::clock::Timestamp;
     use crate::model::id::BundleId;
     use crate::store::testing::{clock, entropy};
@@ -140,8 +156,10 @@ mod tests {
         let (store, intent) = writer().await;
         assert_eq!(register(&store, &intent, None).await.unwrap(), 0);
         assert_eq!(register(&store, &intent, None).await.unwrap(), 0, "safe to repeat");
-        let round = key::record(&store.keys().condemned(), 5);
-        store.put_new(&round, &Bytes::from_static(b"a round")).await.unwrap();
+        for round in 1..=5 {
+            let round = key::record(&store.keys().condemned(), round);
+            store.put_new(&round, &Bytes::from_static(b"a round")).await.unwrap();
+        }
         assert_eq!(register(&store, &intent, None).await.unwrap(), 5);
         assert_eq!(open_intents(&store, 5).await.unwrap(), std::slice::from_ref(&intent));
         assert_eq!(open_intents(&store, 0).await.unwrap(), [intent]);
