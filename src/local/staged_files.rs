@@ -526,12 +526,38 @@ fn directory(dir: &Path, hh: Option<u8>) -> PathBuf {
     }
 }
 
-/// Up to `len` bytes of a file that was opened for this, from `offset` on, in memory that was not cleared before.
-pub fn read_fresh(mut file: File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+/// The bytes of a chunk. A hole is not read, however large it is.
+#[derive(Debug)]
+pub enum Raw {
+    /// So many zeros.
+    Hole(usize),
+    /// These.
+    Bytes(Vec<u8>),
+}
+
+impl Raw {
+    /// All of them.
+    pub fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Hole(len) => vec![0; len],
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+/// `len` bytes of a file that was opened for this, from `offset` on, in memory that was not cleared before; behind its end
+/// are zeros.
+pub fn read_fresh(mut file: File, offset: u64, len: usize) -> io::Result<Raw> {
+    // Where the file system does not say what is a hole, all is data.
+    let data = sys::seek_region(&file, offset, false).unwrap_or(Some(offset));
+    if data.is_none_or(|data| data >= offset + len as u64) {
+        return Ok(Raw::Hole(len));
+    }
     let mut bytes = Vec::with_capacity(len);
     file.seek(SeekFrom::Start(offset))?;
     file.take(len as u64).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    bytes.resize(len, 0);
+    Ok(Raw::Bytes(bytes))
 }
 
 /// An error that names the file.

@@ -28,7 +28,7 @@ use super::inode::{FileData, Inode, InodeBody};
 use super::tree::{Tree, put_inode};
 use crate::content::reader::zeros;
 use crate::local::db::{Batch, Family};
-use crate::local::staged_files::{Place, read_fresh, read_up_to};
+use crate::local::staged_files::{Place, Raw, read_fresh, read_up_to};
 use crate::local::sys;
 use crate::model::chunk::{ChunkIndex, ChunkSize};
 use crate::model::entry::{FileBody, FileKind, Region};
@@ -845,7 +845,7 @@ impl Tree {
         ino: u64,
         index: u64,
         chunk: ChunkSize,
-    ) -> Result<Option<(u64, Vec<u8>)>, StagingError> {
+    ) -> Result<Option<(u64, Raw)>, StagingError> {
         let Some(record) = self.db().get(Family::Inodes, &ino.to_be_bytes())? else { return Ok(None) };
         let inode = Inode::decode(&record)?;
         let InodeBody::File(file) = &inode.body else { return Ok(None) };
@@ -857,14 +857,11 @@ impl Tree {
             Place::File(id) => self.files().open_file(id).and_then(|file| read_fresh(file, start, len)),
             Place::Log { segment, offset, len: there } => {
                 let mut bytes = vec![0; len];
-                self.files().read_log(segment, offset, there, &mut bytes, start).map(|_| bytes)
+                self.files().read_log(segment, offset, there, &mut bytes, start).map(|_| Raw::Bytes(bytes))
             }
         };
         match read {
-            Ok(mut bytes) => {
-                bytes.resize(len, 0);
-                Ok(Some((inode.version, bytes)))
-            }
+            Ok(raw) => Ok(Some((inode.version, raw))),
             // Removed since the record was read.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),

@@ -17,7 +17,7 @@ use super::inode::{Inode, is_new};
 use super::names::{NamesStep, names_step};
 use super::retired::Retired;
 use crate::local::db::{Family, Instant};
-use crate::local::staged_files::{Place, StagedFiles, read_fresh, read_up_to};
+use crate::local::staged_files::{Place, Raw, StagedFiles, read_fresh, read_up_to};
 use crate::model::chunk::ChunkSize;
 use crate::model::name::FileName;
 
@@ -103,24 +103,23 @@ impl Preserved {
     }
 
     /// The bytes of chunk `index` of what lies at `place`, as they were at the instant; missing ones are zeros.
-    pub fn read_chunk(&self, place: Place, index: u64, len: usize) -> io::Result<Vec<u8>> {
+    pub fn read_chunk(&self, place: Place, index: u64, len: usize) -> io::Result<Raw> {
         match place {
             Place::Log { segment, offset, len: there } => {
                 let mut bytes = vec![0; len];
                 self.files.read_log(segment, offset, there, &mut bytes, index * self.chunk.bytes())?;
-                Ok(bytes)
+                Ok(Raw::Bytes(bytes))
             }
             Place::File(id) => {
                 // A writer copies aside before it changes: what was not kept after the reading was not changed before it.
-                let mut bytes = read_fresh(self.files.open_file(id)?, index * self.chunk.bytes(), len)?;
-                bytes.resize(len, 0);
+                let found = read_fresh(self.files.open_file(id)?, index * self.chunk.bytes(), len)?;
                 let state = self.lock();
                 if let (Some((at, kept)), Some(side)) = (state.kept.get(&(id, index)), &state.side) {
-                    let kept = (*kept).min(len);
-                    bytes.fill(0);
-                    read_up_to(side, &mut bytes[..kept], *at)?;
+                    let mut bytes = vec![0; len];
+                    read_up_to(side, &mut bytes[..(*kept).min(len)], *at)?;
+                    return Ok(Raw::Bytes(bytes));
                 }
-                Ok(bytes)
+                Ok(found)
             }
         }
     }

@@ -15,7 +15,7 @@ use super::seal::Sealed;
 use crate::content::reader::ContentReader;
 use crate::format::range::{Row, RowKey, RowValue};
 use crate::local::db::{Batch, Cursor, Database, Family};
-use crate::local::staged_files::Place;
+use crate::local::staged_files::{Place, Raw};
 use crate::model::chunk::{ChunkIndex, ChunkLayout, ChunkSize};
 use crate::model::entry::{Body, Content, Extent, FileBody, FileKind, TreeCounts};
 use crate::model::id::LinkId;
@@ -33,7 +33,7 @@ pub(super) enum ChunkSource {
     /// A chunk that the store holds.
     Stored(Extent),
     /// Bytes that may have to be stored.
-    Bytes(Vec<u8>),
+    Bytes(Raw),
 }
 
 /// A sealed instant and what its bytes are read with.
@@ -59,7 +59,7 @@ impl Instant<'_> {
             if let Some(extent) = self.attached(ino, file, index)? {
                 return Ok(ChunkSource::Stored(extent));
             }
-            let Some(place) = file.local else { return Ok(ChunkSource::Bytes(vec![0; len])) };
+            let Some(place) = file.local else { return Ok(ChunkSource::Bytes(Raw::Hole(len))) };
             let data = self.sealed.data().clone();
             let read = if let Place::Log { .. } = place {
                 // A small file, in all likelihood still in the page cache: the way to another thread takes longer.
@@ -70,14 +70,14 @@ impl Instant<'_> {
             };
             return Ok(ChunkSource::Bytes(read.map_err(|why| StagingError::of_bytes(ino, why))?));
         }
-        let Some(base) = &file.base else { return Ok(ChunkSource::Bytes(vec![0; len])) };
+        let Some(base) = &file.base else { return Ok(ChunkSource::Bytes(Raw::Hole(len))) };
         if self.shows_through(file, base, layout, index) {
             return Ok(ChunkSource::Stored(self.reader.extent(base, ChunkIndex(index)).await?));
         }
         let shown = span.start.min(file.base_limit)..span.end.min(file.base_limit);
         let mut bytes = self.reader.read(base, self.chunk, shown).await?.to_vec();
         bytes.resize(len, 0);
-        Ok(ChunkSource::Bytes(bytes))
+        Ok(ChunkSource::Bytes(Raw::Bytes(bytes)))
     }
 
     /// What was attached to a local chunk before the seal.
@@ -281,7 +281,7 @@ impl<'a> Tables<'a> {
         }
         if file.size <= INLINE_BYTES_MAX as u64 {
             return match self.at.chunk(ino, file, &layout, 0).await? {
-                ChunkSource::Bytes(bytes) => Ok(Content::Inline(bytes.into())),
+                ChunkSource::Bytes(bytes) => Ok(Content::Inline(bytes.into_bytes().into())),
                 ChunkSource::Stored(extent) => Ok(Content::Chunk(extent)),
             };
         }

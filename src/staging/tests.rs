@@ -333,7 +333,7 @@ async fn a_sealed_instant_does_not_see_what_is_written_after_it() {
         assert_eq!(data.size, old.len() as u64);
         for index in 0..2 {
             let bytes = sealed.data().read_chunk(data.local.unwrap(), index, MIB).unwrap();
-            assert!(bytes == old[index as usize * MIB..][..MIB]);
+            assert!(bytes.into_bytes() == old[index as usize * MIB..][..MIB]);
         }
     }
     drop(sealed);

@@ -16,8 +16,8 @@
 //!    speak of another instant, or of an intent whose packs nothing keeps. [`Committer::next_packer`] sees to that.
 //! 4. Writing never waits for the background, and the background never keeps a commit waiting longer than one pack does.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Weak};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,6 +37,7 @@ use crate::format::FormatError;
 use crate::format::descriptor::PackEntry;
 use crate::format::intent::Intent;
 use crate::format::pack::{HashedChunk, TRAILER_BYTES, open_footer, open_trailer};
+use crate::local::staged_files::Raw;
 use crate::model::entry::{Extent, Locator};
 use crate::model::id::{BundleId, ChunkId, IntentId, PackId};
 use crate::model::limits::{INLINE_BYTES_MAX, SMALL_FILE_BYTES_MAX};
@@ -91,9 +92,13 @@ impl Active {
         &self,
         journal: &Journal,
         token: Token,
-        raw: Vec<u8>,
+        raw: Raw,
         small: bool,
     ) -> Result<Option<Extent>, CommitError> {
+        let raw = match raw {
+            Raw::Hole(len) => return Ok(Some(Extent { id: hole(len), at: None })),
+            Raw::Bytes(raw) => raw,
+        };
         let (chunk, bytes) = if raw.len() <= INLINE_HASH_BYTES_MAX {
             identify(raw.into())
         } else {
@@ -112,6 +117,20 @@ impl Active {
     fn reusable(&self, found: Option<Locator>) -> Option<Locator> {
         found.filter(|at| at.pack.intent == self.intent.id || self.reusable.contains(&at.pack))
     }
+}
+
+/// The id of a chunk of so many zeros. Of whole chunks it is remembered: a sparse file may have a hundred thousand.
+fn hole(len: usize) -> ChunkId {
+    static KNOWN: Mutex<BTreeMap<usize, ChunkId>> = Mutex::new(BTreeMap::new());
+    let known = || KNOWN.lock().expect("nothing panics while it holds the ids");
+    if let Some(id) = known().get(&len) {
+        return *id;
+    }
+    let id = ChunkId::of(&crate::content::reader::zeros(len));
+    if len.is_power_of_two() {
+        known().insert(len, id);
+    }
+    id
 }
 
 /// A chunk's id and proof, and its bytes unless they are all zero.

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::harness::{Host, Place, SOON, inside, run, scratch, sync, within};
 use super::trees::noise;
 
+const MIB: u64 = 1 << 20;
 const FILES: usize = 20_000;
 const PER_DIRECTORY: usize = 1_000;
 const FILE_BYTES: usize = 1_024;
@@ -135,5 +137,95 @@ fn reading_costs_a_few_requests_whatever_the_number_of_files() {
         assert!(fs::read(&file).unwrap() == noise(n as u64 + 1, FILE_BYTES), "{}", file.display());
     }
     assert!(reads <= (FILES / 200) as u64, "{reads} reads");
+    other.umount(&mnt);
+}
+
+/// Bytes that a mount has sent to the store.
+fn sent(mnt: &Path) -> u64 {
+    std::thread::sleep(Duration::from_millis(1_200));
+    let stats = fs::read_to_string(mnt.join(".datamon/stats")).unwrap();
+    let line = stats.lines().find_map(|line| line.strip_prefix("datamon_store_bytes_total{direction=\"out\"} "));
+    line.unwrap().parse().unwrap()
+}
+
+fn write_at(file: &Path, offset: u64, bytes: &[u8]) {
+    fs::OpenOptions::new().write(true).open(file).unwrap().write_all_at(bytes, offset).unwrap();
+}
+
+/// What a changed byte may move besides its chunk: the chunk's proof, a block of extents, rows, records.
+const BESIDE_A_CHUNK: u64 = 512 << 10;
+
+#[test]
+fn one_byte_of_a_very_large_file_moves_one_chunk() {
+    if !inside("costs::one_byte_of_a_very_large_file_moves_one_chunk") {
+        return;
+    }
+    // MiB of real bytes; `DATAMON_LARGE_MIB=10240 DATAMON_TEST_LIMIT=3600` for a large disk.
+    let real = std::env::var("DATAMON_LARGE_MIB").map_or(64, |mib| mib.parse::<u64>().unwrap());
+    let dir = scratch();
+    let place = Place::directory(&dir.path().join("store"));
+    let host = place.host(&dir.path().join("here"), "create");
+    let context = host.mount("prod", "rw");
+    fs::create_dir(context.join("census")).unwrap();
+    host.umount(&context);
+    let mnt = host.mount("prod/census/staging", "refresh=60s");
+
+    const GIB: u64 = 1 << 30;
+    const SPARSE: u64 = 100 * GIB;
+    let islands = [0, GIB + 12_345, 50 * GIB, SPARSE - 5];
+    let sparse = mnt.join("sparse");
+    fs::File::create(&sparse).unwrap().set_len(SPARSE).unwrap();
+    islands.iter().for_each(|at| write_at(&sparse, *at, b"hello"));
+    let large = fs::File::create(mnt.join("large")).unwrap();
+    for mib in 0..real {
+        large.write_all_at(&noise(mib + 1, MIB as usize), mib * MIB).unwrap();
+    }
+    drop(large);
+    let start = Instant::now();
+    let limit = Duration::from_secs(60 + real / 20);
+    assert!(within(limit, Command::new("sync").arg(&mnt)).status.success());
+    let first = (start.elapsed(), sent(&mnt));
+    assert!(first.0 < Duration::from_secs(20 + real / 20), "holes are not read: {:?}", first.0);
+    assert!(first.1 < real * (MIB + 4_096) + 8 * MIB, "{} bytes for {real} MiB and holes", first.1);
+    // What is on the local disk is let go: from here on the bytes are the base's.
+    host.umount(&mnt);
+    let mnt = host.mount("prod/census/staging", "refresh=60s");
+
+    for (name, at) in [("large", real / 2 * MIB + 7), ("sparse", 50 * GIB + 3), ("sparse", 77 * GIB)] {
+        let before = sent(&mnt);
+        write_at(&mnt.join(name), at, b"!");
+        let start = Instant::now();
+        assert!(within(SOON, Command::new("sync").arg(&mnt)).status.success());
+        let (took, moved) = (start.elapsed(), sent(&mnt) - before);
+        eprintln!(
+            "one byte of {name}: {moved} bytes sent, {took:.2?}; the first commit {} bytes, {:.2?}",
+            first.1, first.0
+        );
+        assert!(moved <= MIB + BESIDE_A_CHUNK, "{name}: {moved} bytes moved");
+    }
+    host.umount(&mnt);
+
+    let other = place.host(&dir.path().join("other"), "add");
+    let mnt = other.mount("prod/census/labels/latest", "ro");
+    let sparse = fs::File::open(mnt.join("sparse")).unwrap();
+    assert_eq!(sparse.metadata().unwrap().len(), SPARSE);
+    let mut found = [0; 5];
+    for at in islands {
+        sparse.read_exact_at(&mut found, at).unwrap();
+        assert_eq!(&found, if at == 50 * GIB { b"hel!o" } else { b"hello" }, "at {at}");
+    }
+    sparse.read_exact_at(&mut found, 77 * GIB).unwrap();
+    assert_eq!(&found, b"!\0\0\0\0");
+    let large = fs::File::open(mnt.join("large")).unwrap();
+    let mut found = vec![0; MIB as usize];
+    for mib in 0..real {
+        large.read_exact_at(&mut found, mib * MIB).unwrap();
+        let mut expected = noise(mib + 1, MIB as usize);
+        if mib == real / 2 {
+            expected[7] = b'!';
+        }
+        assert!(found == expected, "MiB {mib}");
+    }
+    drop((sparse, large));
     other.umount(&mnt);
 }
