@@ -1,0 +1,82 @@
+//! Where the labels of a repo led, step by step.
+
+use std::collections::BTreeMap;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::history::{Position, READS};
+use super::load;
+use crate::format::refs::{RefsRecord, Summary};
+use crate::model::clock::Timestamp;
+use crate::model::id::{BundleId, RepoId};
+use crate::model::name::LabelName;
+use crate::store::chain::{self, Link};
+use crate::store::{Store, StoreError};
+
+/// One step of a label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelMove {
+    /// When.
+    pub time: Timestamp,
+    /// Where it leads since then; nowhere if it was removed.
+    pub bundle: Option<BundleId>,
+    /// Who committed the bundle, where the label was given at the commit; records of other moves do not say who made them.
+    pub who: Option<String>,
+}
+
+/// The steps of all labels of a repo, as far as they were read. Kept by a caller, it reads only what was added.
+///
+/// Only the records themselves tell of moves, so the first time every record of the repo is read.
+#[derive(Debug, Default)]
+pub struct LabelLog {
+    read: Position,
+    last: BTreeMap<LabelName, BundleId>,
+    newest: Option<BundleId>,
+    moves: BTreeMap<LabelName, Vec<LabelMove>>,
+}
+
+impl LabelLog {
+    /// The steps of a label that were read, oldest first.
+    pub fn of(&self, label: &LabelName) -> &[LabelMove] {
+        self.moves.get(label).map_or(&[], Vec::as_slice)
+    }
+
+    /// Reads on to the newest record.
+    ///
+    /// Safe to drop: what was read before stays.
+    pub async fn update(&mut self, store: &Store, repo: RepoId) -> Result<(), StoreError> {
+        let Some(newest) = load(store, repo).await? else { return Ok(()) };
+        let prefix = store.keys().refs(repo);
+        let first = self.read.0.map_or(0, |seq| seq + 1);
+        let reads = (first..=newest.seq).map(|seq| chain::read(store, &prefix, seq, Some(store.context())));
+        let mut links = stream::iter(reads).buffered(READS);
+        let mut before: Option<Link<RefsRecord>> = None;
+        while let Some(link) = links.try_next().await? {
+            if let Some(before) = &before {
+                chain::expect_follows(&prefix, before, &link)?;
+            }
+            self.note(&link.record);
+            self.read = Position::of(Some(&link));
+            before = Some(link);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, record: &RefsRecord) {
+        let entered = record.recent.last().filter(|summary| Some(summary.bundle) != self.newest);
+        for (label, bundle) in &record.labels {
+            if self.last.get(label) != Some(bundle) {
+                let is_commits = |summary: &&Summary| summary.bundle == *bundle && summary.labels.contains(label);
+                let who = entered.filter(is_commits).map(|summary| summary.who.clone());
+                let step = LabelMove { time: record.time, bundle: Some(*bundle), who };
+                self.moves.entry(label.clone()).or_default().push(step);
+            }
+        }
+        for label in self.last.keys().filter(|label| !record.labels.contains_key(label)) {
+            let step = LabelMove { time: record.time, bundle: None, who: None };
+            self.moves.entry(label.clone()).or_default().push(step);
+        }
+        self.last.clone_from(&record.labels);
+        self.newest = record.recent.last().map(|summary| summary.bundle);
+    }
+}

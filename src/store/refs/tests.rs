@@ -1,0 +1,371 @@
+//! What the changes of a repo's chain do, each alone.
+
+use super::*;
+use crate::format::catalog::{CatalogRecord, RepoEntry, RepoState};
+use crate::format::envelope::{self, ObjectKind};
+use crate::format::intent::Intent;
+use crate::model::chunk::ChunkSize;
+use crate::model::id::{IntentId, ObjectHash};
+use crate::store::intents;
+use crate::store::testing::{clock, entropy};
+use std::sync::Arc;
+
+fn repo() -> RepoId {
+    RepoId::from_parts(1, 1)
+}
+
+fn label(text: &str) -> LabelName {
+    text.parse().unwrap()
+}
+
+/// A published bundle and its summary.
+async fn publish(store: &Store, n: u64) -> Summary {
+    let bundle = BundleId::from_parts(n, 1);
+    let descriptor = envelope::seal(ObjectKind::Descriptor, store.context(), &[0; 64]);
+    store.put_new(&store.keys().bundle(repo(), bundle), &descriptor).await.unwrap();
+    Summary {
+        bundle,
+        descriptor: ObjectHash::of(&descriptor),
+        time: Timestamp::default(),
+        who: "ann@lab".into(),
+        files: 1,
+        bytes: 2,
+        labels: Vec::new(),
+        message: String::new(),
+    }
+}
+
+async fn record(store: &Store) -> RefsRecord {
+    load(store, repo()).await.unwrap().unwrap().record
+}
+
+async fn enter(
+    store: &Store,
+    repo: RepoId,
+    summary: &Summary,
+    base: Option<BundleId>,
+    only_from: Option<Option<BundleId>>,
+) -> Result<Entered, StoreError> {
+    super::enter(store, repo, summary, Position::default(), base, only_from).await
+}
+
+/// A name that leads to the repo.
+async fn name_repo(store: &Store) {
+    let entry = RepoEntry { id: repo(), chunk_size: ChunkSize::DEFAULT, state: RepoState::Live };
+    let record = CatalogRecord { repos: [("x".parse().unwrap(), entry)].into(), ..CatalogRecord::default() };
+    chain::append(store, &store.keys().catalog(), None, record).await.unwrap();
+}
+
+/// Enters `bundles`; after the n-th, labels move `moves(n)` times.
+async fn fill(store: &Store, bundles: std::ops::Range<u64>, moves: impl Fn(u64) -> u64) -> Vec<BundleId> {
+    name_repo(store).await;
+    let mut entered = Vec::new();
+    for n in bundles {
+        let summary = publish(store, n).await;
+        let since = position(store, repo()).await.unwrap();
+        super::enter(store, repo(), &summary, since, None, None).await.unwrap();
+        entered.push(summary.bundle);
+        for step in 0..moves(n) {
+            let label = label(["a", "b"][step as usize % 2]);
+            set_label(store, repo(), &label, Some(entered[(step / 2) as usize % entered.len()]), false).await.unwrap();
+        }
+    }
+    entered
+}
+
+async fn reads<T>(store: &Store, of: impl Future<Output = T>) -> (u64, T) {
+    let count = || store.requests.reads.load(std::sync::atomic::Ordering::Relaxed);
+    let before = count();
+    let outcome = of.await;
+    (count() - before, outcome)
+}
+
+fn bundles(history: &[Summary]) -> Vec<BundleId> {
+    history.iter().map(|summary| summary.bundle).collect()
+}
+
+#[tokio::test]
+async fn history_is_every_bundle_once_oldest_first_however_labels_moved() {
+    assert_eq!(history(&store(), repo()).await.unwrap(), []);
+    let few = |n| u64::from(n % 7 == 0);
+    let many = |n| if n % 40 == 0 { 150 } else { 0 };
+    for (count, moves) in [(1, 0), (63, 0), (64, 0), (65, 0), (127, 0), (128, 0), (200, 0), (200, 1), (200, 2)] {
+        let store = store();
+        let all = match moves {
+            0 => fill(&store, 0..count, |_| 0).await,
+            1 => fill(&store, 0..count, few).await,
+            _ => fill(&store, 0..count, many).await,
+        };
+        assert_eq!(bundles(&history(&store, repo()).await.unwrap()), all, "{count} bundles");
+    }
+}
+
+#[tokio::test]
+async fn history_reads_one_record_in_sixty_three_and_later_only_what_was_added() {
+    let store = store();
+    let mut all = fill(&store, 0..300, |_| 0).await;
+    let mut kept = History::default();
+    let (count, found) = reads(&store, async { bundles(kept.update(&store, repo()).await.unwrap()) }).await;
+    assert_eq!(found, all);
+    assert_eq!(count, 1 + 4, "the missing next one; every 63rd before");
+    all.extend(fill(&store, 300..303, |_| 1).await);
+    let (count, found) = reads(&store, async { bundles(kept.update(&store, repo()).await.unwrap()) }).await;
+    assert_eq!((count, found), (1, all.clone()));
+    all.extend(fill(&store, 303..400, |_| 0).await);
+    let (count, found) = reads(&store, async { bundles(kept.update(&store, repo()).await.unwrap()) }).await;
+    assert_eq!((count, found), (2, all));
+}
+
+#[tokio::test]
+async fn a_bundle_that_history_has_passed_by_is_not_entered_again() {
+    let store = store();
+    let first = publish(&store, 1_000).await;
+    let before = position(&store, repo()).await.unwrap();
+    enter(&store, repo(), &first, None, None).await.unwrap();
+    let all = fill(&store, 0..200, |n| n % 3).await;
+    for since in [before, Position::default()] {
+        super::enter(&store, repo(), &first, since, None, None).await.unwrap();
+    }
+    let found = bundles(&history(&store, repo()).await.unwrap());
+    assert_eq!(found, [&[first.bundle][..], &all].concat());
+    assert_eq!(record(&store).await.latest, all.last().copied(), "latest stays where it was");
+}
+
+#[tokio::test]
+async fn an_entry_looks_only_at_what_came_after_the_seal() {
+    let store = store();
+    fill(&store, 0..300, |_| 0).await;
+    let late = publish(&store, 1_000).await;
+    let since = position(&store, repo()).await.unwrap();
+    fill(&store, 300..310, |_| 0).await;
+    let (count, _) = reads(&store, super::enter(&store, repo(), &late, since, None, None)).await;
+    assert_eq!(count, 1, "the missing next one: the newest was written here");
+    fill(&store, 310..400, |_| 0).await;
+    let (count, _) = reads(&store, super::enter(&store, repo(), &late, since, None, None)).await;
+    assert_eq!(count, 2);
+    assert_eq!(history(&store, repo()).await.unwrap().len(), 401, "once");
+}
+
+#[tokio::test]
+async fn a_gap_in_the_history_is_damage() {
+    let store = store();
+    let prefix = store.keys().refs(repo());
+    let mut newest = None;
+    for n in 0..70u64 {
+        let mut record = RefsRecord::default();
+        for i in 0..RECENT_MAX as u64 {
+            let bundle = BundleId::from_parts(n * 100 + i, 1);
+            record.recent.push(Summary { bundle, ..publish(&store, 0).await });
+        }
+        newest = chain::append(&store, &prefix, newest.as_ref(), record).await.unwrap();
+    }
+    assert!(matches!(history(&store, repo()).await, Err(StoreError::Corrupt { .. })));
+}
+
+fn store() -> Arc<Store> {
+    Store::in_memory(clock(), entropy())
+}
+
+#[tokio::test]
+async fn a_bundle_is_entered_once_and_latest_moves() {
+    let store = store();
+    let mut first = publish(&store, 1).await;
+    first.labels = vec![label("v1")];
+    assert!(!enter(&store, repo(), &first, None, None).await.unwrap().diverged);
+    assert!(!enter(&store, repo(), &first, None, None).await.unwrap().diverged, "safe to repeat");
+    let found = record(&store).await;
+    assert_eq!((found.latest, found.recent.len()), (Some(first.bundle), 1));
+    assert_eq!(resolve(&found, "v1"), Some(first.bundle));
+    assert_eq!(resolve(&found, LATEST), Some(first.bundle));
+    assert_eq!(resolve(&found, &first.bundle.to_string()), Some(first.bundle));
+    assert_eq!(resolve(&found, "v2"), None);
+}
+
+#[tokio::test]
+async fn a_base_that_is_no_longer_latest_is_reported() {
+    let store = store();
+    let (first, second, third) = (publish(&store, 1).await, publish(&store, 2).await, publish(&store, 3).await);
+    enter(&store, repo(), &first, None, None).await.unwrap();
+    assert!(enter(&store, repo(), &second, None, None).await.unwrap().diverged);
+    assert!(!enter(&store, repo(), &third, Some(second.bundle), None).await.unwrap().diverged);
+    let times: Vec<_> = record(&store).await.recent.iter().map(|summary| summary.time).collect();
+    assert!(times.windows(2).all(|pair| pair[0] < pair[1]), "{times:?}");
+}
+
+#[tokio::test]
+async fn after_a_restart_latest_moves_only_from_what_it_named() {
+    let store = store();
+    let (first, second, late) = (publish(&store, 1).await, publish(&store, 2).await, publish(&store, 3).await);
+    enter(&store, repo(), &first, None, None).await.unwrap();
+    enter(&store, repo(), &second, Some(first.bundle), None).await.unwrap();
+    enter(&store, repo(), &late, Some(first.bundle), Some(Some(first.bundle))).await.unwrap();
+    let found = record(&store).await;
+    assert_eq!(found.latest, Some(second.bundle));
+    assert_eq!(found.recent.last().map(|summary| summary.bundle), Some(late.bundle));
+}
+
+#[tokio::test]
+async fn a_label_is_set_moved_renamed_and_removed() {
+    let store = store();
+    assert!(matches!(set_label(&store, repo(), &label("v1"), None, false).await, Err(RefsError::Empty)));
+    let (first, second) = (publish(&store, 1).await, publish(&store, 2).await);
+    enter(&store, repo(), &first, None, None).await.unwrap();
+    enter(&store, repo(), &second, Some(first.bundle), None).await.unwrap();
+    let set = |text: &'static str, to, new| {
+        let store = store.clone();
+        async move { set_label(&store, repo(), &label(text), to, new).await }
+    };
+    assert_eq!(set("v1", None, true).await.unwrap(), second.bundle);
+    assert!(matches!(set("v1", Some(first.bundle), true).await, Err(RefsError::Exists(_))));
+    assert_eq!(set("v1", Some(first.bundle), false).await.unwrap(), first.bundle);
+    set("v2", None, false).await.unwrap();
+    let renamed = rename_label(&store, repo(), &label("v1"), &label("v2")).await;
+    assert!(matches!(renamed, Err(RefsError::Exists(_))));
+    rename_label(&store, repo(), &label("v1"), &label("v3")).await.unwrap();
+    assert_eq!(record(&store).await.labels.len(), 2);
+    remove_label(&store, repo(), &label("v3")).await.unwrap();
+    assert!(matches!(remove_label(&store, repo(), &label("v3")).await, Err(RefsError::NoLabel(_))));
+    assert_eq!(resolve(&record(&store).await, "v2"), Some(second.bundle));
+}
+
+#[tokio::test]
+async fn a_label_names_only_a_bundle_that_is_there() {
+    let store = store();
+    let first = publish(&store, 1).await;
+    enter(&store, repo(), &first, None, None).await.unwrap();
+    let absent = BundleId::from_parts(9, 9);
+    let set = set_label(&store, repo(), &label("v1"), Some(absent), false).await;
+    assert!(matches!(set, Err(RefsError::NoBundle(_))));
+    store.put_new(&store.keys().purged(repo(), first.bundle), &bytes::Bytes::from_static(b"x")).await.unwrap();
+    let set = set_label(&store, repo(), &label("v1"), Some(first.bundle), false).await;
+    assert!(matches!(set, Err(RefsError::NoBundle(_))));
+}
+
+/// A registered intent of a bundle that follows `base`.
+async fn staged_on(store: &Store, n: u64, base: BundleId) -> Intent {
+    let (id, bundle) = (IntentId::from_parts(n, 7), BundleId::from_parts(n, 7));
+    let bases = vec![base];
+    let intent = Intent { time: Timestamp::default(), id, repo: repo(), bundle, bases, who: "bob@lab".into() };
+    let object = envelope::seal(ObjectKind::Intent, store.context(), &intent.encode());
+    store.put_new(&store.keys().intent(0, id, None), &object).await.unwrap();
+    intent
+}
+
+#[tokio::test]
+async fn a_removed_bundle_is_gone_latest_falls_back_and_restoring_brings_both_again() {
+    let store = store();
+    let all = fill(&store, 0..3, |_| 0).await;
+    trash(&store, repo(), all[2]).await.unwrap();
+    let found = record(&store).await;
+    assert_eq!((found.latest, found.trashed.contains(&all[2])), (Some(all[1]), true));
+    assert!(matches!(trash(&store, repo(), all[2]).await, Err(RefsError::NoBundle(_))));
+    trash(&store, repo(), all[0]).await.unwrap();
+    assert_eq!(record(&store).await.latest, Some(all[1]));
+    trash(&store, repo(), all[1]).await.unwrap();
+    assert_eq!(record(&store).await.latest, None);
+    restore(&store, repo(), all[0]).await.unwrap();
+    assert_eq!(record(&store).await.latest, Some(all[0]));
+    restore(&store, repo(), all[2]).await.unwrap();
+    restore(&store, repo(), all[2]).await.unwrap();
+    restore(&store, repo(), all[1]).await.unwrap();
+    let found = record(&store).await;
+    assert_eq!((found.latest, found.trashed.len()), (Some(all[2]), 0));
+    let absent = BundleId::from_parts(9, 9);
+    assert!(matches!(restore(&store, repo(), absent).await, Err(RefsError::NoBundle(_))));
+    store.put_new(&store.keys().purged(repo(), all[0]), &bytes::Bytes::from_static(b"x")).await.unwrap();
+    assert!(matches!(restore(&store, repo(), all[0]).await, Err(RefsError::NoBundle(_))));
+}
+
+#[tokio::test]
+async fn a_purge_marker_of_any_length_is_one() {
+    let store = store();
+    let all = fill(&store, 0..1, |_| 0).await;
+    let marker = envelope::seal(ObjectKind::Aborted, store.context(), &[7; 16]);
+    assert_eq!(marker.len() as u64, ABORTED_BYTES);
+    store.put_new(&store.keys().purged(repo(), all[0]), &marker).await.unwrap();
+    let set = set_label(&store, repo(), &label("v1"), Some(all[0]), false).await;
+    assert!(matches!(set, Err(RefsError::NoBundle(_))));
+}
+
+#[tokio::test]
+async fn a_bundle_that_is_not_in_the_history_is_not_removed() {
+    let store = store();
+    let unknown = publish(&store, 1).await;
+    assert!(matches!(trash(&store, repo(), unknown.bundle).await, Err(RefsError::NoBundle(_))));
+    enter(&store, repo(), &unknown, None, None).await.unwrap();
+    trash(&store, repo(), unknown.bundle).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_bundle_does_not_come_back_into_a_repo_that_was_removed() {
+    let store = store();
+    let first = publish(&store, 1).await;
+    enter(&store, repo(), &first, None, None).await.unwrap();
+    trash(&store, repo(), first.bundle).await.unwrap();
+    // No name leads to the repo.
+    let restored = restore(&store, repo(), first.bundle).await;
+    assert!(matches!(restored, Err(RefsError::Store(StoreError::Conflict { .. }))));
+}
+
+#[tokio::test]
+async fn latest_falls_back_past_the_bundles_that_a_record_repeats() {
+    let store = store();
+    let all = fill(&store, 0..70, |_| 0).await;
+    for bundle in all[1..].iter().rev() {
+        trash(&store, repo(), *bundle).await.unwrap();
+    }
+    assert_eq!(record(&store).await.latest, Some(all[0]));
+}
+
+#[tokio::test]
+async fn a_bundle_with_a_label_or_under_somebodys_changes_is_not_removed() {
+    let store = store();
+    let all = fill(&store, 0..2, |_| 0).await;
+    set_label(&store, repo(), &label("v1"), Some(all[0]), true).await.unwrap();
+    assert!(matches!(trash(&store, repo(), all[0]).await, Err(RefsError::Labelled { .. })));
+    let intent = staged_on(&store, 50, all[1]).await;
+    let refused = trash(&store, repo(), all[1]).await.unwrap_err();
+    assert!(matches!(&refused, RefsError::Base { who, .. } if who == "bob@lab"), "{refused}");
+    assert_eq!(record(&store).await.latest, Some(all[1]));
+    intents::abort(&store, &intent).await.unwrap();
+    trash(&store, repo(), all[1]).await.unwrap();
+    // A label takes it out of the trash.
+    set_label(&store, repo(), &label("v2"), Some(all[1]), true).await.unwrap();
+    let found = record(&store).await;
+    assert_eq!((found.latest, found.trashed.len()), (Some(all[1]), 0));
+}
+
+#[tokio::test]
+async fn where_a_label_led_is_told_with_who_committed_it() {
+    let store = store();
+    let mut first = publish(&store, 1).await;
+    first.labels = vec![label("v1")];
+    enter(&store, repo(), &first, None, None).await.unwrap();
+    let mut log = LabelLog::default();
+    log.update(&store, repo()).await.unwrap();
+    assert_eq!(log.of(&label("v1")).len(), 1);
+    let second = publish(&store, 2).await;
+    enter(&store, repo(), &second, Some(first.bundle), None).await.unwrap();
+    set_label(&store, repo(), &label("v1"), None, false).await.unwrap();
+    rename_label(&store, repo(), &label("v1"), &label("v2")).await.unwrap();
+    log.update(&store, repo()).await.unwrap();
+    let steps: Vec<_> = log.of(&label("v1")).iter().map(|step| (step.bundle, step.who.as_deref())).collect();
+    let (one, two) = (Some(first.bundle), Some(second.bundle));
+    assert_eq!(steps, [(one, Some("ann@lab")), (two, None), (None, None)]);
+    assert_eq!(log.of(&label("v2")).len(), 1);
+    let mut anew = LabelLog::default();
+    anew.update(&store, repo()).await.unwrap();
+    assert_eq!(anew.of(&label("v1")), log.of(&label("v1")));
+}
+
+#[tokio::test]
+async fn a_record_remembers_the_last_sixty_four_bundles() {
+    let store = store();
+    for n in 0..=RECENT_MAX as u64 {
+        let summary = publish(&store, n).await;
+        enter(&store, repo(), &summary, None, None).await.unwrap();
+    }
+    let found = record(&store).await;
+    assert_eq!(found.recent.len(), RECENT_MAX);
+    assert_eq!(found.recent[0].bundle, BundleId::from_parts(1, 1));
+}
