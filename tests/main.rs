@@ -3,6 +3,7 @@
 mod suites {
     mod committers;
     mod damage;
+    mod disk;
     mod faults;
     mod first_hour;
     mod fuzz;
@@ -17,9 +18,11 @@ mod suites {
     mod power;
     mod proxy;
     mod refusals;
+    mod replaced;
     mod scripts;
     mod store_faults;
     mod tidy;
     mod trees;
     mod uploads;
+    mod writers;
 }
