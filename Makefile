@@ -49,7 +49,7 @@ fstests: build
 # The same tests as in `make test`, longer; DATAMON_CRASH_SEED=N repeats a run's choices.
 crash: deps
 	@tests/tools.sh
-	DATAMON_CRASH_ROUNDS=$(CRASH_ROUNDS) DATAMON_TEST_LIMIT=7200 $(CARGO) test --test main power:: -- --nocapture --test-threads=1
+	DATAMON_CRASH_ROUNDS=$(CRASH_ROUNDS) DATAMON_TEST_LIMIT=7200 $(CARGO) test --test main -- power:: disk:: --nocapture --test-threads=1
 
 acceptance: build
 	@tests/tools.sh

@@ -3,5 +3,6 @@
 //! Knows nothing of the remote side (`store`) and nothing of what the records mean.
 
 pub mod db;
+mod handle;
 pub mod staged_files;
 pub mod sys;

@@ -13,6 +13,7 @@
 //!  aside    what was discarded           message  the next commit's text
 //!  commit   the whole of W, and what follows    journal    what a commit remembers over the end of the process
 //!  recovery what an earlier life left          retired    bytes without use, until that is safe
+//!  gone     inodes without a name that the kernel still knows
 //! ```
 
 pub mod aside;
@@ -22,6 +23,7 @@ mod bytes;
 pub mod commit;
 mod error;
 mod extents;
+mod gone;
 pub mod inode;
 pub mod journal;
 pub mod message;

@@ -606,6 +606,16 @@ struct TreeSlot {
     following: Arc<follow::Following>,
 }
 
+impl TreeSlot {
+    /// Lets the tree ask what the kernel knows.
+    fn tell_known(&self, slot: usize) {
+        if let Some(committer) = &self.committer {
+            let known = self.known.clone();
+            committer.tree().set_known(move |ino| known.has(Node::staged_ino(slot, ino)));
+        }
+    }
+}
+
 /// Staging trees that this mount has opened, by slot.
 #[derive(Default)]
 pub(crate) struct Trees {
@@ -648,6 +658,7 @@ impl Vfs {
         let mut trees = self.trees.lock().expect("nothing panics while it holds the trees");
         if let Some(at) = trees.by_slot.get_mut(slot) {
             at.committer = committer;
+            at.tell_known(slot);
         }
     }
 
@@ -749,8 +760,10 @@ impl Vfs {
         }
         let mut trees = self.trees.lock().expect("nothing panics while it holds the trees");
         let (known, following) = (Arc::default(), Arc::default());
+        let slot = trees.by_slot.len();
         trees.by_slot.push(TreeSlot { repo: repo.clone(), committer, known, following });
-        Ok(trees.by_slot.len() - 1)
+        trees.by_slot[slot].tell_known(slot);
+        Ok(slot)
     }
 
     /// All staging trees that this mount has opened.

@@ -4,6 +4,7 @@ mod suites {
     mod committers;
     mod costs;
     mod damage;
+    mod disk;
     mod faults;
     mod first_hour;
     mod fuzz;
@@ -18,9 +19,11 @@ mod suites {
     mod power;
     mod proxy;
     mod refusals;
+    mod replaced;
     mod scripts;
     mod store_faults;
     mod tidy;
     mod trees;
     mod uploads;
+    mod writers;
 }

@@ -1,22 +1,20 @@
 //! The database of one staging tree: rocksdb behind five column families.
 //!
 //! Every write is one atomic batch in the write-ahead log, which survives the end of this process at once and a power
-//! cut after [`Database::sync`]. No file data lies here: it would turn an LSM tree into a copier.
+//! cut after [`Database::sync`]. No file data lies here: it would turn an LSM tree into a copier. [`super::handle`] says what
+//! happens when the disk refuses something.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DBRawIterator, Direction, IteratorMode, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
+    DBRawIterator, Direction, IteratorMode, Options, ReadOptions, WriteBatch, WriteBufferManager,
 };
 
-/// How often, and how many times, it is looked whether somebody has let go of a database.
-const ENDING_POLL: Duration = Duration::from_millis(20);
-const ENDING_POLLS: usize = 250;
+use super::handle::{Handle, Opener, Refused};
 
 /// What a family holds; the meaning of its bytes is staging's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,12 +52,18 @@ pub struct DatabaseError(String);
 
 impl From<rocksdb::Error> for DatabaseError {
     fn from(error: rocksdb::Error) -> Self {
-        let why = error.into_string();
-        // rocksdb does not write behind a log that the disk refused, even when the disk is well again.
-        let is_disk = why.starts_with("IO error") && !why.contains("No space left");
-        let remedy =
-            if is_disk { " (if the disk is well again: umount -i, mount again; what was synced is kept)" } else { "" };
-        Self(why + remedy)
+        Self(error.into_string())
+    }
+}
+
+impl From<Refused> for DatabaseError {
+    fn from(refused: Refused) -> Self {
+        let remedy = "nothing that was synced is lost; it is opened anew as soon as the disk takes writes again";
+        match refused {
+            Refused::Database(why) => why.into(),
+            Refused::Mending(why) if why.contains("mount again") => Self(why),
+            Refused::Mending(why) => Self(format!("{why} ({remedy})")),
+        }
     }
 }
 
@@ -72,7 +76,7 @@ impl DatabaseError {
 
 /// See the module.
 pub struct Database {
-    db: DB,
+    handle: Arc<Handle>,
     synced: SyncedMark,
 }
 
@@ -154,7 +158,7 @@ type SnapshotOf<'a> = rocksdb::Snapshot<'a>;
 self_cell::self_cell!(
     /// A snapshot borrows from its database: both in one value.
     struct OwnedSnapshot {
-        owner: Arc<Database>,
+        owner: Arc<DB>,
         #[covariant]
         dependent: SnapshotOf,
     }
@@ -186,22 +190,6 @@ impl DatabaseMemory {
     }
 }
 
-/// Opens the database, once whoever is letting go of it has done so: who may open it has the tree's lock, so nobody else
-/// goes on with it.
-fn open_when_free(options: &Options, dir: &Path, memory: &DatabaseMemory) -> Result<DB, rocksdb::Error> {
-    let named = |family: Family| ColumnFamilyDescriptor::new(family.name(), family_options(&memory.cache));
-    let mut polls = 0;
-    loop {
-        let opened = DB::open_cf_descriptors(options, dir, Family::ALL.map(named));
-        let is_held = |why: &rocksdb::Error| why.to_string().contains(&*dir.join("LOCK").to_string_lossy());
-        match opened {
-            Err(why) if is_held(&why) && polls < ENDING_POLLS => std::thread::sleep(ENDING_POLL),
-            opened => return opened,
-        }
-        polls += 1;
-    }
-}
-
 impl Database {
     /// Opens or makes the database in `dir`.
     pub fn open(dir: &Path, memory: &DatabaseMemory) -> Result<Arc<Self>, DatabaseError> {
@@ -213,77 +201,77 @@ impl Database {
         options.set_max_total_wal_size(64 << 20);
         options.set_keep_log_file_num(2);
         options.set_write_buffer_manager(&memory.buffers);
-        let db = open_when_free(&options, dir, memory)?;
+        let cache = memory.cache.clone();
+        let named = move |family: Family| ColumnFamilyDescriptor::new(family.name(), family_options(&cache));
+        let families = Box::new(move || Family::ALL.map(&named).into());
+        let handle = Handle::open(Opener { dir: dir.to_owned(), options, families })?;
         let named = |why| DatabaseError(format!("{}: {why}", dir.join("SYNCED").display()));
         let synced = SyncedMark::open(dir).map_err(named)?;
-        let lacking = synced.last().saturating_sub(db.latest_sequence_number());
+        let lacking = synced.last().saturating_sub(handle.read(|db| Ok(db.latest_sequence_number()))?);
         if lacking > 0 {
             let mark = dir.join("SYNCED");
             let remedy = format!("remove {} to go on without them", mark.display());
             let what = format!("{lacking} changes that were synced are missing: a log of it is gone; {remedy}");
             return Err(DatabaseError(what));
         }
-        Ok(Arc::new(Self { db, synced }))
-    }
-
-    fn family(&self, family: Family) -> &ColumnFamily {
-        self.db.cf_handle(family.name()).expect("every family is opened with the database")
+        Ok(Arc::new(Self { handle, synced }))
     }
 
     /// The value of `key`.
     pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, DatabaseError> {
-        Ok(self.db.get_cf(self.family(family), key)?)
+        Ok(self.handle.read(|db| db.get_cf(column(db, family), key))?)
     }
 
     /// Writes a batch: atomic, and safe from the end of this process.
     pub fn write(&self, batch: Batch) -> Result<(), DatabaseError> {
-        self.write_with(batch, false)
+        Ok(self.handle.change(|db| db.write(writes(db, &batch)))?)
     }
 
-    /// Writes a batch, safe from a power cut when this returns.
+    /// Writes a batch, safe from a power cut when this returns. After an error it may have been written all the same.
     pub fn write_durably(&self, batch: Batch) -> Result<(), DatabaseError> {
-        self.write_with(batch, true)
-    }
-
-    fn write_with(&self, batch: Batch, sync: bool) -> Result<(), DatabaseError> {
-        let mut writes = WriteBatch::default();
-        for change in batch.changes {
-            match change {
-                Change::Put(family, key, value) => writes.put_cf(self.family(family), key, value),
-                Change::Delete(family, key) => writes.delete_cf(self.family(family), key),
-                Change::DeletePrefix(family, prefix) => {
-                    let end = end_of_prefix(&prefix);
-                    writes.delete_range_cf(self.family(family), prefix, end);
-                }
-            }
-        }
-        let mut options = WriteOptions::default();
-        options.set_sync(sync);
-        let before = self.db.latest_sequence_number();
-        self.db.write_opt(writes, &options)?;
-        if sync {
-            self.synced.reached(before);
-        }
-        Ok(())
+        // Not in one step: refused in the middle of that, it would be in the log and not in what is read.
+        self.write(batch)?;
+        self.sync()
     }
 
     /// Makes everything written so far safe from a power cut.
     pub fn sync(&self) -> Result<(), DatabaseError> {
-        let written = self.db.latest_sequence_number();
-        self.db.flush_wal(true)?;
+        let written = self.handle.change(|db| {
+            let written = db.latest_sequence_number();
+            db.flush_wal(true).map(|()| written)
+        })?;
         self.synced.reached(written);
         Ok(())
     }
 
     /// Up to `max` pairs whose key begins with `prefix`, from the key `from` (which begins with it) onwards.
     pub fn prefix(&self, family: Family, prefix: &[u8], from: &[u8], max: usize) -> Result<Pairs, DatabaseError> {
-        collect(self.db.iterator_cf(self.family(family), IteratorMode::From(from, Direction::Forward)), prefix, max)
+        let mode = IteratorMode::From(from, Direction::Forward);
+        Ok(self.handle.read(|db| collect(db.iterator_cf(column(db, family), mode), prefix, max))?)
     }
 
     /// The database as it is now, unmoved by what follows.
-    pub fn instant(self: &Arc<Self>) -> Instant {
-        Instant(OwnedSnapshot::new(self.clone(), |database| database.db.snapshot()))
+    pub fn instant(&self) -> Result<Instant, DatabaseError> {
+        Ok(Instant(OwnedSnapshot::new(self.handle.keep()?, |db| db.snapshot())))
     }
+}
+
+fn column(db: &DB, family: Family) -> &ColumnFamily {
+    db.cf_handle(family.name()).expect("every family is opened with the database")
+}
+
+fn writes(db: &DB, batch: &Batch) -> WriteBatch {
+    let mut writes = WriteBatch::default();
+    for change in &batch.changes {
+        match change {
+            Change::Put(family, key, value) => writes.put_cf(column(db, *family), key, value),
+            Change::Delete(family, key) => writes.delete_cf(column(db, *family), key),
+            Change::DeletePrefix(family, prefix) => {
+                writes.delete_range_cf(column(db, *family), prefix, &end_of_prefix(prefix));
+            }
+        }
+    }
+    writes
 }
 
 /// The first key behind all that begin with `prefix`; keys are shorter than the one for the empty prefix.
@@ -302,7 +290,7 @@ fn collect(
     pairs: impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>>,
     prefix: &[u8],
     max: usize,
-) -> Result<Pairs, DatabaseError> {
+) -> Result<Pairs, rocksdb::Error> {
     let mut found = Vec::new();
     for pair in pairs {
         let (key, value) = pair?;
@@ -334,20 +322,19 @@ fn family_options(cache: &Cache) -> Options {
 impl Instant {
     /// The value of `key` at that instant.
     pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, DatabaseError> {
-        let family = self.0.borrow_owner().family(family);
-        Ok(self.0.borrow_dependent().get_cf(family, key)?)
+        Ok(self.0.borrow_dependent().get_cf(column(self.0.borrow_owner(), family), key)?)
     }
 
     /// As [`Database::prefix`], at that instant.
     pub fn prefix(&self, family: Family, prefix: &[u8], from: &[u8], max: usize) -> Result<Pairs, DatabaseError> {
-        let family = self.0.borrow_owner().family(family);
         let mode = IteratorMode::From(from, Direction::Forward);
-        collect(self.0.borrow_dependent().iterator_cf_opt(family, ReadOptions::default(), mode), prefix, max)
+        let family = column(self.0.borrow_owner(), family);
+        Ok(collect(self.0.borrow_dependent().iterator_cf_opt(family, ReadOptions::default(), mode), prefix, max)?)
     }
 
     /// For many keys that are asked for in about ascending order.
     pub fn cursor(&self, family: Family) -> Cursor<'_> {
-        Cursor(self.0.borrow_dependent().raw_iterator_cf(self.0.borrow_owner().family(family)))
+        Cursor(self.0.borrow_dependent().raw_iterator_cf(column(self.0.borrow_owner(), family)))
     }
 }
 
@@ -395,11 +382,43 @@ mod tests {
     }
 
     #[test]
+    fn a_database_is_opened_anew_with_all_it_had_when_no_instant_is_in_use() {
+        let (_dir, database) = database();
+        put(&database, b"a", b"1");
+        let instant = database.instant().unwrap();
+        assert!(database.handle.exchange().unwrap_err().contains("commit"), "a commit reads an instant");
+        drop(instant);
+        for value in [b"2", b"3", b"4"] {
+            database.handle.exchange().unwrap();
+            put(&database, b"b", value);
+            database.sync().unwrap();
+            assert_eq!(database.get(Family::Meta, b"a").unwrap(), Some(b"1".to_vec()));
+            assert_eq!(database.get(Family::Meta, b"b").unwrap(), Some(value.to_vec()));
+        }
+    }
+
+    #[test]
+    fn a_database_whose_log_cannot_be_read_back_is_not_given_up() {
+        let (dir, database) = database();
+        put(&database, b"a", b"1");
+        put(&database, b"b", b"2");
+        let is_log = |path: &std::path::PathBuf| path.extension().is_some_and(|extension| extension == "log");
+        let log = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).find(is_log).unwrap();
+        let log = File::options().write(true).open(log).unwrap();
+        // As the page cache forgets what the disk refused.
+        log.set_len(log.metadata().unwrap().len() - 3).unwrap();
+        let refused = database.handle.exchange().unwrap_err();
+        assert!(refused.starts_with("1 changes that were not synced are only in memory"), "{refused}");
+        assert!(DatabaseError::from(Refused::Mending(refused.clone())).to_string().ends_with(&refused));
+        assert_eq!(database.get(Family::Meta, b"b").unwrap(), Some(b"2".to_vec()), "it can be read");
+    }
+
+    #[test]
     fn a_database_that_is_being_let_go_is_waited_for() {
         let (dir, database) = database();
         put(&database, b"a", b"1");
         let ending = std::thread::spawn(move || {
-            std::thread::sleep(10 * ENDING_POLL);
+            std::thread::sleep(10 * super::super::handle::ENDING_POLL);
             drop(database);
         });
         let again = Database::open(dir.path(), &DatabaseMemory::new(8 << 20)).unwrap();
@@ -411,7 +430,7 @@ mod tests {
     fn an_instant_does_not_see_what_is_written_after_it_and_keeps_its_database() {
         let (dir, database) = database();
         put(&database, b"a", b"1");
-        let instant = database.instant();
+        let instant = database.instant().unwrap();
         put(&database, b"a", b"2");
         put(&database, b"ab", b"3");
         drop(database);
@@ -428,7 +447,7 @@ mod tests {
         for number in (0..400_u64).filter(|number| number % 7 < 3) {
             put(&database, &number.to_be_bytes(), &number.to_le_bytes());
         }
-        let instant = database.instant();
+        let instant = database.instant().unwrap();
         let mut cursor = instant.cursor(Family::Meta);
         let ascending = 0..410;
         let scattered = (0..410).map(|number| number * 97 % 410);

@@ -129,20 +129,6 @@ impl Tree {
         attr
     }
 
-    /// The inode, also when neither a name nor an open file leads to it any more: the kernel may hold it, as somebody's
-    /// working directory for one.
-    async fn seen(&self, ino: u64) -> Result<Inode, StagingError> {
-        match self.inode(ino).await {
-            Err(StagingError::Stale) => self.gone().get(&ino).cloned().ok_or(StagingError::Stale),
-            found => found,
-        }
-    }
-
-    /// The kernel holds the inode no more.
-    pub fn forget_gone(&self, ino: u64) {
-        self.gone().remove(&ino);
-    }
-
     /// The target of a symlink.
     pub async fn readlink(&self, ino: u64) -> Result<Bytes, StagingError> {
         match self.seen(ino).await?.body {
@@ -153,6 +139,16 @@ impl Tree {
 
     /// Changes attributes, the length among them.
     pub async fn setattr(&self, ino: u64, set: SetAttr) -> Result<NodeAttr, StagingError> {
+        if !self.is_gone(ino) {
+            return self.set_attributes(ino, set).await;
+        }
+        self.open_file(ino).await?;
+        let outcome = self.set_attributes(ino, set).await;
+        self.release(ino).await?;
+        outcome
+    }
+
+    async fn set_attributes(&self, ino: u64, set: SetAttr) -> Result<NodeAttr, StagingError> {
         let _changing = self.change().await?;
         let mut inode = self.inode(ino).await?;
         let now = self.now();

@@ -94,7 +94,7 @@ impl Tree {
     /// Counts an open of the inode, which lives until [`Tree::release`] even without a name.
     pub async fn open_file(&self, ino: u64) -> Result<(), StagingError> {
         // Counted and looked at between two changes: who takes the last name has either seen the count, and leaves the
-        // bytes to the last release, or is done, and then the record is gone.
+        // bytes to the last release, or is done, and then it is among what is gone.
         let changing = self.lock_changes().await;
         let is_first = {
             let mut open = self.open_files();
@@ -102,13 +102,16 @@ impl Tree {
             entry.count += 1;
             entry.count == 1
         };
-        let found = self.inode(ino).await;
+        let found = match self.inode(ino).await {
+            // Open for nobody and without a name: what it was is kept for as long as the kernel knows it.
+            Ok(inode) if inode.nlink == 0 && is_first => self.revive(ino),
+            Err(StagingError::Stale) => self.revive(ino),
+            other => other.map(|_| true),
+        };
         drop(changing);
         let refused = match found {
-            // It was open for nobody, so its bytes are gone, or were about to go.
-            Ok(inode) if inode.nlink == 0 && is_first => StagingError::LookAgain,
-            Ok(_) => return Ok(()),
-            Err(StagingError::Stale) => StagingError::LookAgain,
+            Ok(true) => return Ok(()),
+            Ok(false) => StagingError::LookAgain,
             Err(error) => error,
         };
         self.release(ino).await?;
@@ -126,7 +129,7 @@ impl Tree {
             }
             open.remove(&ino);
         }
-        // The last open of an inode without a name: nothing can reach it any more.
+        // The last open of an inode without a name.
         if self.record(ino)?.is_none_or(|inode| inode.nlink > 0) {
             return Ok(());
         }
@@ -135,9 +138,9 @@ impl Tree {
             return Ok(());
         };
         let mut batch = Batch::default();
-        let gone = self.bury(&mut batch, ino, inode);
+        let ended = self.bury(&mut batch, ino, inode);
         self.db().write(batch)?;
-        self.forget_place(gone);
+        self.keep_gone(Some(ended));
         Ok(())
     }
 

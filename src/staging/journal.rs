@@ -40,10 +40,11 @@ impl PackJournal for Journal {
     fn next_seq(&self) -> io::Result<u32> {
         let mut seq = self.seq.lock().expect("nothing panics while it holds the numbers");
         if seq.0 == seq.1 {
-            seq.1 += SEQ_STEP;
+            let reserved = seq.1 + SEQ_STEP;
             let mut batch = Batch::default();
-            batch.put(Family::Meta, &b"seq"[..], seq.1.to_be_bytes());
+            batch.put(Family::Meta, &b"seq"[..], reserved.to_be_bytes());
             self.db.write_durably(batch).map_err(io::Error::other)?;
+            seq.1 = reserved;
         }
         seq.0 += 1;
         Ok(seq.0 - 1)

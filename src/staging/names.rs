@@ -9,11 +9,10 @@ use std::collections::BTreeMap;
 use super::attributes::{Caller, NodeAttr};
 use super::base::Base;
 use super::error::StagingError;
-use super::inode::{FileData, Inode, InodeBody, ROOT, base_row, new_ino};
-use super::totals::Share;
+use super::gone::Ended;
+use super::inode::{Inode, InodeBody, ROOT, base_row, new_ino};
 use super::tree::{RESERVED_NAME, Tree, put_inode};
 use crate::local::db::{Batch, DatabaseError, Family, Pairs};
-use crate::local::staged_files::Place;
 use crate::model::clock::Timestamp;
 use crate::model::entry::{Attributes, Body, FileKind};
 use crate::model::id::LinkId;
@@ -164,7 +163,7 @@ impl Tree {
     pub async fn link(&self, ino: u64, parent: u64, name: &FileName) -> Result<NodeAttr, StagingError> {
         refuse_reserved(parent, name)?;
         let _changing = self.change().await?;
-        let mut inode = self.inode(ino).await?;
+        let mut inode = self.seen(ino).await?;
         if inode.kind() == FileKind::Directory {
             return Err(StagingError::IsDirectory);
         }
@@ -201,10 +200,10 @@ impl Tree {
         }
         let now = self.now();
         let mut batch = Batch::default();
-        let gone = self.drop_name(&mut batch, child, inode, now);
+        let ended = self.drop_name(&mut batch, child, inode, now);
         self.whiteout(&mut batch, parent, name, false, now).await?;
         self.apply(batch)?;
-        self.forget_place(gone);
+        self.keep_gone(ended);
         Ok(())
     }
 
@@ -218,9 +217,11 @@ impl Tree {
         }
         let now = self.now();
         let mut batch = Batch::default();
-        self.drop_name(&mut batch, child, inode, now);
+        let ended = self.drop_name(&mut batch, child, inode, now);
         self.whiteout(&mut batch, parent, name, true, now).await?;
-        Ok(self.apply(batch)?)
+        self.apply(batch)?;
+        self.keep_gone(ended);
+        Ok(())
     }
 
     /// Moves a name, over an existing one unless `no_replace`.
@@ -248,7 +249,7 @@ impl Tree {
         let is_directory = inode.kind() == FileKind::Directory;
         let now = self.now();
         let mut batch = Batch::default();
-        let mut gone = None;
+        let mut ended = None;
         let mut replaces_directory = false;
         if let Some(replaced) = self.child(to_parent, to_name).await? {
             if no_replace {
@@ -262,7 +263,7 @@ impl Tree {
                 (true, false) => return Err(StagingError::NotDirectory),
                 (false, true) => return Err(StagingError::IsDirectory),
                 (true, true) if !self.list(replaced, None, 1).await?.is_empty() => return Err(StagingError::NotEmpty),
-                _ => gone = self.drop_name(&mut batch, replaced, old, now),
+                _ => ended = self.drop_name(&mut batch, replaced, old, now),
             }
             replaces_directory = is_directory;
         }
@@ -283,7 +284,7 @@ impl Tree {
         }
         batch.put(Family::Names, child_key(to_parent, to_name), moved.to_be_bytes());
         self.apply(batch)?;
-        self.forget_place(gone);
+        self.keep_gone(ended);
         Ok(())
     }
 
@@ -384,36 +385,15 @@ impl Tree {
         Ok(found.map(|(row, _)| (base.ino(row), name)))
     }
 
-    /// Takes one name from an inode; answers the data file that has no use any more.
-    fn drop_name(&self, batch: &mut Batch, ino: u64, mut inode: Inode, now: Timestamp) -> Option<Place> {
+    /// Takes one name from an inode; answers what it was if it ends with that.
+    fn drop_name(&self, batch: &mut Batch, ino: u64, mut inode: Inode, now: Timestamp) -> Option<Ended> {
         inode.nlink = if inode.kind() == FileKind::Directory { 0 } else { inode.nlink.saturating_sub(1) };
         inode.ctime = now;
         if inode.nlink > 0 || self.is_open(ino) {
             put_inode(batch, ino, &inode);
             return None;
         }
-        self.bury(batch, ino, inode)
-    }
-
-    /// Ends an inode that has no name and is not open; answers the place that has no use any more. What it was is known
-    /// until [`Tree::forget_gone`].
-    pub(super) fn bury(&self, batch: &mut Batch, ino: u64, mut inode: Inode) -> Option<Place> {
-        let mut gone = None;
-        if let InodeBody::File(file) = &mut inode.body {
-            self.forget_extents(batch, ino, file);
-            self.totals().count(self.share(file), Share::default());
-            gone = file.local.take();
-            *file = FileData { size: file.size, ..FileData::empty() };
-        }
-        let base = self.base();
-        if base.snapshot.is_some() && base_row(base.generation, ino).is_some() {
-            // A record with no name hides nothing: it says that the base's link row has no name left.
-            put_inode(batch, ino, &inode);
-        } else {
-            batch.delete(Family::Inodes, ino.to_be_bytes());
-            self.gone().insert(ino, inode);
-        }
-        gone
+        Some(self.bury(batch, ino, inode))
     }
 
     /// Removes a name: by a whiteout where the base shows through, else altogether. With `loses_directory` the directory

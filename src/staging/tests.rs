@@ -377,22 +377,46 @@ async fn an_open_file_without_a_name_lives_until_its_last_release() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_gone_is_known_until_the_kernel_forgets_it_and_is_not_opened_again() {
+async fn what_is_gone_is_known_and_can_be_opened_until_the_kernel_forgets_it() {
     let world = World::new().await;
+    let large = vec![7; 300_000];
+    let before = world.host("before").await;
+    before.put(ROOT, "kept", &large).await;
+    before.commit().await;
     let here = world.host("here").await;
-    let file = here.put(ROOT, "f", b"still here").await;
+    here.tree.set_known(|_| true);
+    let kept = here.tree.lookup(ROOT, &name("kept")).await.unwrap().ino;
+    let files = [here.put(ROOT, "f", b"still here").await, here.put(ROOT, "g", &large).await, kept];
     let dir = here.mkdir(ROOT, "d").await;
-    here.tree.unlink(ROOT, &name("f")).await.unwrap();
-    here.tree.rmdir(ROOT, &name("d")).await.unwrap();
-    let found = here.tree.getattr(file).await.unwrap();
-    assert_eq!((found.size, found.nlink), (10, 0));
-    assert_eq!(here.tree.getattr(dir).await.unwrap().nlink, 0);
-    assert!(matches!(here.tree.open_file(file).await, Err(StagingError::LookAgain)));
-    assert!(here.tree.read(file, 0..99).await.is_err());
-    for ino in [file, dir] {
-        here.tree.forget_gone(ino);
-        assert!(matches!(here.tree.getattr(ino).await, Err(StagingError::Stale)));
+    for file in ["f", "g", "kept"] {
+        here.tree.unlink(ROOT, &name(file)).await.unwrap();
     }
+    here.tree.rmdir(ROOT, &name("d")).await.unwrap();
+    let staged = here.tree.staged();
+    for (ino, bytes) in files.into_iter().zip([&b"still here"[..], &large, &large]) {
+        let found = here.tree.getattr(ino).await.unwrap();
+        assert_eq!((found.size, found.nlink), (bytes.len() as u64, 0));
+        // Twice: the last release is not yet the end.
+        for _ in 0..2 {
+            here.tree.open_file(ino).await.unwrap();
+            assert!(here.read(ino, 0..400_000).await == bytes);
+            here.tree.release(ino).await.unwrap();
+        }
+    }
+    let cut = SetAttr { size: Some(4), ..SetAttr::default() };
+    assert_eq!(here.tree.setattr(files[0], cut).await.unwrap().size, 4, "as truncate(2) of /proc/self/fd does");
+    assert_eq!(here.tree.staged(), staged, "what has no name is no part of the tree");
+    assert_eq!(here.tree.getattr(dir).await.unwrap().nlink, 0);
+    for ino in files.into_iter().chain([dir]) {
+        here.tree.forget_gone(ino);
+        assert!(ino == kept || matches!(here.tree.getattr(ino).await, Err(StagingError::Stale)));
+        assert!(matches!(here.tree.open_file(ino).await, Err(StagingError::LookAgain)));
+    }
+    here.tree.sync().unwrap();
+    here.tree.reap().await.unwrap();
+    let left = std::fs::read_dir(here.tree.dir().join("data")).unwrap();
+    let left: usize = left.map(|dir| std::fs::read_dir(dir.unwrap().path()).unwrap().count()).sum();
+    assert_eq!(left, 0, "its bytes are gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,17 +17,17 @@
 //! `changing` (async) → `open` → `Preserved::state` → `Retired::places` → the locks of `StagedFiles`; `gone` takes no
 //! other. The std locks are never held across an await.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
+use std::sync::{Arc, Mutex, RwLock, Weak};
 
 use super::aside;
 pub use super::attributes::{Caller, NodeAttr, SetAttr};
 pub use super::base::Base;
 use super::bytes::OpenFiles;
 pub use super::error::StagingError;
+use super::gone::Gone;
 use super::inode::{FileData, Inode, InodeBody};
 use super::queue::Births;
 use super::recovery;
@@ -133,10 +133,11 @@ pub struct Tree {
     /// The counter when the tree got its base.
     changes_at_base: AtomicU64,
     dirty: AtomicBool,
+    /// Whether the database is known to say so.
+    dirty_is_noted: AtomicBool,
     frozen: AtomicBool,
     sealed: Mutex<Weak<Preserved>>,
-    /// Inodes that are no more but that the kernel may hold, without their bytes.
-    gone: Mutex<HashMap<u64, Inode>>,
+    gone: Gone,
     retired: Arc<Retired>,
     births: Births,
     since_check: AtomicU64,
@@ -219,9 +220,10 @@ impl Tree {
             changes: AtomicU64::new(recovered.as_ref().map_or(0, |found| found.records)),
             changes_at_base: AtomicU64::new(0),
             dirty: AtomicBool::new(dirty),
+            dirty_is_noted: AtomicBool::new(dirty),
             frozen: AtomicBool::new(false),
             sealed: Mutex::new(Weak::new()),
-            gone: Mutex::default(),
+            gone: Gone::default(),
             retired: Arc::default(),
             births: Births::default(),
             since_check: AtomicU64::new(SPACE_CHECK_BYTES),
@@ -285,8 +287,8 @@ impl Tree {
         &self.totals
     }
 
-    pub(super) fn gone(&self) -> MutexGuard<'_, HashMap<u64, Inode>> {
-        self.gone.lock().expect("nothing panics while it holds what is gone")
+    pub(super) fn gone(&self) -> &Gone {
+        &self.gone
     }
 
     pub(super) fn share(&self, file: &FileData) -> Share {
@@ -362,10 +364,11 @@ impl Tree {
     }
 
     pub(super) fn apply(&self, mut batch: Batch) -> Result<(), DatabaseError> {
-        if !self.dirty.load(Ordering::Acquire) {
+        if !self.dirty_is_noted.load(Ordering::Acquire) {
             batch.put(Family::Meta, &b"dirty"[..], [1]);
         }
         self.db.write(batch)?;
+        self.dirty_is_noted.store(true, Ordering::Release);
         self.dirty.store(true, Ordering::Release);
         self.changes.fetch_add(1, Ordering::AcqRel);
         Ok(())
@@ -449,7 +452,7 @@ impl Tree {
         let (dir, files, retired) = (&self.config.dir, self.files.clone(), self.retired.clone());
         let shared = Arc::new(Preserved::new(dir, files, retired, self.config.chunk, first_new));
         *current = Arc::downgrade(&shared);
-        Ok(Sealed { instant: self.db.instant(), base: self.base(), changes: self.changes(), shared })
+        Ok(Sealed { instant: self.db.instant()?, base: self.base(), changes: self.changes(), shared })
     }
 
     /// Says that `body` in the store is what each file was at that version: of those that still are, the local bytes go.
@@ -486,6 +489,8 @@ impl Tree {
         }
         let mut batch = Batch::default();
         batch.delete(Family::Meta, &b"dirty"[..]);
+        // Refused, it may be written all the same: the next change says again that there are changes.
+        self.dirty_is_noted.store(false, Ordering::Release);
         self.db.write_durably(batch)?;
         self.dirty.store(false, Ordering::Release);
         Ok(true)
@@ -506,13 +511,17 @@ impl Tree {
         empty(&mut batch);
         batch.put(Family::Meta, &b"generation"[..], generation.to_be_bytes());
         batch.put(Family::Meta, &b"base"[..], snapshot.descriptor().bundle.to_string());
-        self.db.write_durably(batch)?;
+        self.db.write(batch)?;
         let base = Base { snapshot: Some(snapshot), generation, root: old.root };
         *self.base.write().expect("nothing panics while it holds the base") = Arc::new(base);
         self.changes_at_base.store(self.changes(), Ordering::Release);
         self.retired.clear();
-        self.files.clear()?;
         self.gone().clear();
+        // Done as everybody sees it, whatever the disk says: a power cut finds a clean tree on one base or the other, and
+        // empties it.
+        if let Err(error) = self.db.sync().map_err(StagingError::from).and_then(|()| Ok(self.files.clear()?)) {
+            tracing::warn!(%error, "what a clean tree had staged before stays on the disk until the next mount");
+        }
         Ok(true)
     }
 }

@@ -110,6 +110,11 @@ impl Known {
         is_unknown
     }
 
+    /// Whether the kernel knows `ino`.
+    pub fn has(&self, ino: Ino) -> bool {
+        self.state().entries.contains_key(&ino)
+    }
+
     /// How many lookups are outstanding.
     pub fn count(&self) -> i64 {
         self.state().entries.values().sum::<u64>() as i64
