@@ -6,7 +6,7 @@
 //! ```text
 //!  tree     opens, locks, applies changes       base       what shows through
 //!  names    directory entries                   inode      numbers and records
-//!  bytes    reading, writing, cutting           attributes stat, xattrs
+//!  bytes    reading, writing, cutting           attributes stat, xattrs; acl: lists and modes in step
 //!  extents  what of it is in the store          seal       an instant, while writers go on
 //!  upload   W0–W3, in the background too        tables     W5
 //!  aside    what was discarded           message  the next commit's text
@@ -14,6 +14,7 @@
 //!  recovery what an earlier life left          retired    bytes without use, until that is safe
 //! ```
 
+mod acl;
 pub mod aside;
 mod attributes;
 mod base;

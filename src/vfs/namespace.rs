@@ -101,6 +101,8 @@ pub struct Settings {
     pub owner: (u32, u32),
     /// How owners and modes are shown.
     pub shown: Shown,
+    /// Whether POSIX ACLs are shown, changed and inherited.
+    pub acl: bool,
     /// User and host, for history.
     pub who: String,
     /// Whether `sync PATH` commits.
@@ -465,6 +467,7 @@ impl Vfs {
             dir,
             chunk: entry.chunk_size,
             owner: self.settings.owner,
+            acl: self.settings.acl,
             reader: self.reader.clone(),
             memory: self.settings.database_memory.clone(),
             clock: self.store.clock.clone(),
