@@ -22,6 +22,7 @@ pub mod follow;
 pub mod known;
 pub mod namespace;
 pub mod node;
+mod remembered;
 pub mod shown;
 pub mod xattrs;
 
@@ -51,6 +52,8 @@ pub enum Ttl {
     Long,
     /// May change elsewhere.
     Short,
+    /// Was true a while ago, and will be old in so long.
+    Old(Duration),
     /// Ask again.
     None,
 }
@@ -61,6 +64,7 @@ impl Ttl {
         match self {
             Self::Long => Duration::from_secs(24 * 3600),
             Self::Short => Duration::from_secs(1),
+            Self::Old(rest) => rest,
             Self::None => Duration::ZERO,
         }
     }
@@ -180,8 +184,8 @@ impl Vfs {
         match self.node(ino)? {
             Node::Staged { slot, ino } => {
                 let found = self.staged(slot, self.tree(slot)?.getattr(ino).await?);
-                // The kernel asks again after a second, which is when a clean tree that is the mount itself follows.
-                let ttl = if ino == ROOT { Ttl::Short } else { found.ttl };
+                // The kernel asks again after that, which is when a clean tree that is the mount itself follows.
+                let ttl = if ino == ROOT { self.rest(Some(self.store().clock.now())) } else { found.ttl };
                 Ok(Found { ttl, ..found })
             }
             Node::Row { slot, row } => {

@@ -14,7 +14,7 @@ use super::error::VfsError;
 use super::node::{Ino, Node};
 use crate::model::acl::{Acl, AclKind};
 use crate::snapshot::RowId;
-use crate::staging::tree::{Caller, Tree};
+use crate::staging::tree::{Caller, StagingError, Tree};
 
 /// What datamon says of an entry, by name and never listed.
 const OURS: &[u8] = b"user.datamon.";
@@ -115,8 +115,13 @@ impl Vfs {
 
     /// Removes an xattr of a staged entry.
     pub async fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<(), VfsError> {
-        let (tree, ino) = self.xattr_target(ino, &self.kind_of(name)?)?;
-        Ok(tree.removexattr(ino, name).await?)
+        let kind = self.kind_of(name)?;
+        let (tree, ino) = self.xattr_target(ino, &kind)?;
+        match tree.removexattr(ino, name).await {
+            // As on a local file system: afterwards there is none.
+            Err(StagingError::NoXattr) if matches!(kind, Kind::Acl(_)) => Ok(()),
+            outcome => Ok(outcome?),
+        }
     }
 
     fn kind_of<'a>(&self, name: &'a [u8]) -> Result<Kind<'a>, VfsError> {
