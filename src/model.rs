@@ -7,8 +7,10 @@
 //!
 //! 1. No I/O, no clock, no randomness: time and entropy come in through [`clock::Clock`] and
 //!    [`clock::Entropy`].
-//! 2. Nothing here knows how a value is stored (that is `format`) or shown (that is `vfs`).
+//! 2. Nothing here knows how a value is stored (that is `format`) or shown (that is `vfs`). The bytes of [`acl`] are the
+//!    kernel's.
 
+pub mod acl;
 pub mod chunk;
 pub mod clock;
 pub mod entry;

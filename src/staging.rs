@@ -6,7 +6,7 @@
 //! ```text
 //!  tree     opens, locks, applies changes       base       what shows through
 //!  names    directory entries                   inode      numbers and records
-//!  bytes    reading, writing, cutting           attributes stat, xattrs
+//!  bytes    reading, writing, cutting           attributes stat, xattrs; acl: lists and modes in step
 //!  extents  what of it is in the store          seal       an instant, while writers go on
 //!  queue    what the background stores next     upload     W0–W3, in the background too
 //!  tables   W5
@@ -16,6 +16,7 @@
 //!  gone     inodes without a name that the kernel still knows
 //! ```
 
+mod acl;
 pub mod aside;
 mod attributes;
 mod base;

@@ -22,7 +22,9 @@ pub mod follow;
 pub mod known;
 pub mod namespace;
 pub mod node;
+mod remembered;
 pub mod shown;
+pub mod xattrs;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -50,6 +52,8 @@ pub enum Ttl {
     Long,
     /// May change elsewhere.
     Short,
+    /// Was true a while ago, and will be old in so long.
+    Old(Duration),
     /// Ask again.
     None,
 }
@@ -60,6 +64,7 @@ impl Ttl {
         match self {
             Self::Long => Duration::from_secs(24 * 3600),
             Self::Short => Duration::from_secs(1),
+            Self::Old(rest) => rest,
             Self::None => Duration::ZERO,
         }
     }
@@ -179,8 +184,8 @@ impl Vfs {
         match self.node(ino)? {
             Node::Staged { slot, ino } => {
                 let found = self.staged(slot, self.tree(slot)?.getattr(ino).await?);
-                // The kernel asks again after a second, which is when a clean tree that is the mount itself follows.
-                let ttl = if ino == ROOT { Ttl::Short } else { found.ttl };
+                // The kernel asks again after that, which is when a clean tree that is the mount itself follows.
+                let ttl = if ino == ROOT { self.rest(Some(self.store().clock.now())) } else { found.ttl };
                 Ok(Found { ttl, ..found })
             }
             Node::Row { slot, row } => {
@@ -484,72 +489,6 @@ impl Vfs {
         let existing = state.ancestors().find(|dir| dir.exists()).unwrap_or(state);
         crate::local::sys::file_system(existing)
             .map_err(|error| VfsError::Failed(format!("{}: {error}", state.display())))
-    }
-
-    /// The value of an xattr.
-    pub async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, VfsError> {
-        if !name.starts_with(b"user.") {
-            return Err(VfsError::NotSupported("only user.* xattrs"));
-        }
-        if let Some(ours) = name.strip_prefix(b"user.datamon.") {
-            return self.own_xattr(ino, ours).await;
-        }
-        match self.node(ino)? {
-            Node::Staged { slot, ino } => Ok(self.tree(slot)?.getxattr(ino, name).await?),
-            Node::Row { slot, row } => self.entry(slot, row).await?.xattrs.get(name).cloned().ok_or(VfsError::NoXattr),
-            Node::Name(_) => Err(VfsError::NoXattr),
-        }
-    }
-
-    /// The names of all xattrs.
-    pub async fn listxattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>, VfsError> {
-        match self.node(ino)? {
-            Node::Staged { slot, ino } => Ok(self.tree(slot)?.listxattr(ino).await?),
-            Node::Row { slot, row } => Ok(self.entry(slot, row).await?.xattrs.keys().cloned().collect()),
-            Node::Name(_) => Ok(Vec::new()),
-        }
-    }
-
-    /// Sets an xattr of a staged entry, or moves a label: `user.datamon.bundle` of `labels/NAME`.
-    pub async fn setxattr(
-        &self,
-        ino: Ino,
-        name: &[u8],
-        value: &[u8],
-        create: bool,
-        replace: bool,
-        caller: Caller,
-    ) -> Result<(), VfsError> {
-        if name == b"user.datamon.bundle"
-            && let Node::Row { slot, row: crate::snapshot::RowId::ROOT } = self.node(ino)?
-        {
-            return self.move_label_of(slot, value, create, caller).await;
-        }
-        let (tree, ino) = self.xattr_target(ino, name)?;
-        Ok(tree.setxattr(ino, name, value, create, replace).await?)
-    }
-
-    /// Removes an xattr of a staged entry.
-    pub async fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<(), VfsError> {
-        let (tree, ino) = self.xattr_target(ino, name)?;
-        Ok(tree.removexattr(ino, name).await?)
-    }
-
-    fn xattr_target(&self, ino: Ino, name: &[u8]) -> Result<(Arc<Tree>, u64), VfsError> {
-        if !name.starts_with(b"user.") {
-            return Err(VfsError::NotSupported("only user.* xattrs"));
-        }
-        if name.starts_with(b"user.datamon.") {
-            return Err(VfsError::NotPermitted);
-        }
-        match self.node(ino)? {
-            Node::Staged { slot, ino } => {
-                self.writable()?;
-                Ok((self.tree(slot)?, ino))
-            }
-            Node::Row { .. } => Err(VfsError::ReadOnly),
-            Node::Name(_) => Err(VfsError::NotPermitted),
-        }
     }
 
     fn writable(&self) -> Result<(), VfsError> {

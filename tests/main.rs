@@ -1,6 +1,9 @@
 //! All integration tests, in one binary: linking rocksdb takes longer than most of them run.
 
 mod suites {
+    mod access;
+    mod acls;
+    mod bounds;
     mod committers;
     mod costs;
     mod damage;

@@ -20,7 +20,7 @@ use crate::cli::options::{self, BaseOption, MountOptions};
 use crate::cli::output::{Failure, print_line};
 use crate::content::reader::ContentReader;
 use crate::faults::Faults;
-use crate::fuse::session;
+use crate::fuse::session::{self, Access};
 use crate::local::db::DatabaseMemory;
 use crate::local::sys;
 use crate::model::name::ContextName;
@@ -162,7 +162,7 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
         source: args.source.clone(),
         dir: dir.clone(),
         read_only,
-        allow_other: options.allow_other,
+        access: options.access,
         default_permissions: options.default_permissions,
         suid: options.suid,
         dev: options.dev,
@@ -238,6 +238,7 @@ fn settings(
             gid: options.gid.or((uid != 0).then_some(gid)),
             umask: options.umask,
         },
+        acl: options.acl,
         who: place::who(host),
         sync_commits: options.commit_at_sync,
         umount_commits: options.commit_at_umount,
@@ -252,8 +253,9 @@ fn settings(
 
 /// What a person is to know of this mount.
 fn notices(uid: u32, options: &MountOptions) -> Vec<String> {
-    let closed = "other users, root too, cannot look in (-o allow_other, if /etc/fuse.conf has user_allow_other)";
+    let closed =
+        "other users, root too, cannot look in (-o allow_other or allow_root, if /etc/fuse.conf has user_allow_other)";
     let unverified = "what is read is not verified (verify=off): wrong bytes may pass";
-    let all = [(uid != 0 && !options.allow_other, closed), (!options.verify, unverified)];
+    let all = [(uid != 0 && options.access == Access::Owner, closed), (!options.verify, unverified)];
     all.into_iter().filter(|(holds, _)| *holds).map(|(_, notice)| notice.to_owned()).collect()
 }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::fuse::session::Access;
 use crate::model::name::LabelName;
 use crate::store::share::REQUESTS;
 
@@ -27,8 +28,8 @@ pub enum BaseOption {
 pub struct MountOptions {
     /// Nothing can be changed.
     pub read_only: bool,
-    /// Other users may look in.
-    pub allow_other: bool,
+    /// Who may look in.
+    pub access: Access,
     /// The kernel checks modes.
     pub default_permissions: bool,
     /// Set-user-id programs, device nodes, programs at all: as mount(8) says.
@@ -69,6 +70,8 @@ pub struct MountOptions {
     pub gid: Option<u32>,
     /// Permission bits that are not shown.
     pub umask: u16,
+    /// POSIX ACLs.
+    pub acl: bool,
     /// Where numbers are served.
     pub metrics: Option<SocketAddr>,
     /// A mount that is there is to change.
@@ -140,6 +143,8 @@ pub const OPTIONS: &[OptionText] = texts! {
         "show every file as this group's, by number; what is stored stays (a user's mount: that group)";
     "umask=BITS", "", "umask=022",
         "permission bits that no file is shown with, in octal; what is stored stays";
+    "acl", "off", "acl",
+        "POSIX ACLs: they are shown, changed (setfacl), inherited, and decide; without it what is stored stays";
     "metrics=ADDR:PORT", "", "metrics=127.0.0.1:9100",
         "serve Prometheus' text at http://ADDR:PORT/metrics, the same as .datamon/stats";
 };
@@ -170,11 +175,13 @@ pub const KERNEL_OPTIONS: &[OptionText] = texts! {
     "exec, noexec", "exec", "noexec", "whether programs run";
     "allow_other", "root: on", "allow_other",
         "other users may look in (a user's mount: if /etc/fuse.conf has user_allow_other)";
+    "allow_root", "", "allow_root",
+        "root alone may look in besides who mounts it (a user's mount: as allow_other)";
     "default_permissions", "on", "default_permissions", "the kernel checks modes and owners";
 };
 
 /// What a later version will know, refused by name until then.
-const LATER: &[&str] = &["cache", "cache_size", "cache_free", "prefetch", "readahead", "acl"];
+const LATER: &[&str] = &["cache", "cache_size", "cache_free", "prefetch", "readahead"];
 /// mount(8)'s words that mean nothing here.
 const IGNORED: &[&str] = &[
     "_netdev",
@@ -216,6 +223,7 @@ const KERNEL_WORDS: &[&str] = &[
     "allow_other",
     "allow_root",
     "default_permissions",
+    "acl",
 ];
 /// What /proc/self/mountinfo shows of a FUSE mount.
 const OF_THE_KERNEL: &[&str] = &["user_id", "group_id", "max_read", "blksize", "fd", "rootmode", "helper"];
@@ -230,7 +238,7 @@ impl MountOptions {
     pub fn defaults(root: bool) -> Self {
         Self {
             read_only: false,
-            allow_other: root,
+            access: if root { Access::All } else { Access::Owner },
             default_permissions: root,
             suid: false,
             dev: false,
@@ -251,6 +259,7 @@ impl MountOptions {
             uid: None,
             gid: None,
             umask: 0,
+            acl: false,
             metrics: None,
             remount: false,
             refresh: Duration::from_secs(1),
@@ -290,7 +299,9 @@ impl MountOptions {
             "nodev" => self.dev = false,
             "exec" => self.exec = true,
             "noexec" => self.exec = false,
-            "allow_other" | "allow_root" => self.allow_other = true,
+            "allow_other" => self.access = Access::All,
+            "allow_root" => self.access = Access::OwnerAndRoot,
+            "acl" => self.acl = true,
             "default_permissions" => self.default_permissions = true,
             "remount" => {}
             word if LATER.contains(&word) => return Err(later(word)),
@@ -530,7 +541,9 @@ mod tests {
 
     #[test]
     fn a_users_mount_is_closed_to_others() {
-        assert!(!MountOptions::defaults(false).allow_other);
+        assert_eq!(MountOptions::defaults(false).access, Access::Owner);
+        assert_eq!(parse("allow_root").unwrap().access, Access::OwnerAndRoot);
+        assert_eq!(parse("allow_root,allow_other").unwrap().access, Access::All);
         assert!(MountOptions::defaults(true).default_permissions);
     }
 }

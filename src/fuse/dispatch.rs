@@ -38,12 +38,16 @@ use crate::model::name::{FileName, NameError};
 use crate::staging::tree::{Caller, SetAttr, StagingError};
 use crate::vfs::error::VfsError;
 use crate::vfs::known::Pass;
-use crate::vfs::{Allocate, Make, Opened, Vfs};
+use crate::vfs::node::ROOT_INO;
+use crate::vfs::xattrs::SetXattr;
+use crate::vfs::{Allocate, Found, Make, Opened, Ttl, Vfs};
 
 /// Bytes of one write: requests of more are slower, they fall out of the second-level cache.
 const WRITE_BYTES_MAX: u32 = 1 << 20;
 /// Requests that the kernel may send in the background.
 const BACKGROUND_MAX: u16 = 64;
+/// Why a mount with ACLs is refused.
+const NO_ACLS: &str = "acl: this kernel's FUSE knows no POSIX ACLs (leave acl out)";
 /// How often it is looked whether the caller of a request that waits is still there.
 const LOOK_AT_CALLERS: Duration = Duration::from_secs(1);
 
@@ -54,6 +58,8 @@ pub struct Dispatch {
     handles: Arc<Handles>,
     /// The kernel opens no files, or no directories: it was told to do without.
     opens_nothing: (bool, bool),
+    /// The kernel lets everybody in and fuser refuses whom it should not (`allow_root`): see [`guarded`].
+    is_guarded: bool,
     pace: Arc<Pace>,
 }
 
@@ -61,9 +67,11 @@ pub struct Dispatch {
 type Touched = Vec<(u64, FileName)>;
 
 impl Dispatch {
-    /// A dispatcher of `vfs`, which moves what must wait to `runtime`.
-    pub fn new(vfs: Arc<Vfs>, runtime: tokio::runtime::Handle) -> Self {
-        Self { vfs, runtime, handles: Arc::default(), opens_nothing: (false, false), pace: Arc::default() }
+    /// A dispatcher of `vfs`, which moves what must wait to `runtime`. `is_guarded`: the kernel lets everybody in, and not
+    /// everybody may come.
+    pub fn new(vfs: Arc<Vfs>, runtime: tokio::runtime::Handle, is_guarded: bool) -> Self {
+        let (handles, pace) = (Arc::default(), Arc::default());
+        Self { vfs, runtime, handles, opens_nothing: (false, false), is_guarded, pace }
     }
 
     /// How the thread that serves waits for the next request.
@@ -216,6 +224,12 @@ fn finish<T, R: Answer<T>>(vfs: &Vfs, timed: Timed, outcome: Result<T, VfsError>
     }
 }
 
+/// What the kernel knows of the mount's root it must not keep when not everybody may come in: so every walk asks, as its
+/// caller, and is refused there (fuser's `SessionACL`), whatever the kernel knows of names below.
+fn guarded(is_guarded: bool, found: Found) -> Found {
+    if is_guarded && found.attr.ino == ROOT_INO { Found { ttl: Ttl::None, ..found } } else { found }
+}
+
 fn file_name(name: &OsStr) -> Result<FileName, Errno> {
     FileName::new(name.as_bytes().to_vec()).map_err(|why| match why {
         NameError::TooLong { .. } => Errno::ENAMETOOLONG,
@@ -256,7 +270,13 @@ impl Filesystem for Dispatch {
             // An older kernel that lacks one does without.
             let _ = config.add_capabilities(wanted);
         }
-        if self.vfs.is_all_immutable() {
+        if self.vfs.settings().acl {
+            // The umask is ours then: it has no part in what a default ACL gives.
+            let wanted = InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK;
+            config.add_capabilities(wanted).map_err(|_| std::io::Error::other(NO_ACLS))?;
+        }
+        // A kernel that opens by itself lets everybody open.
+        if self.vfs.is_all_immutable() && !self.is_guarded {
             let mut without = |capability| config.add_capabilities(capability).is_ok();
             self.opens_nothing =
                 (without(InitFlags::FUSE_NO_OPEN_SUPPORT), without(InitFlags::FUSE_NO_OPENDIR_SUPPORT));
@@ -284,11 +304,11 @@ impl Filesystem for Dispatch {
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        let vfs = self.vfs.clone();
+        let (vfs, is_guarded) = (self.vfs.clone(), self.is_guarded);
         let future = async move {
             // Not waited for: the kernel may hold the directory meanwhile.
             vfs.follow(ino.0, false).await;
-            vfs.getattr(ino.0).await
+            Ok(guarded(is_guarded, vfs.getattr(ino.0).await?))
         };
         self.answer(request, Operation::Getattr, future, reply);
     }
@@ -323,7 +343,9 @@ impl Filesystem for Dispatch {
         let kill_privileges = mode.is_none() && (uid.is_some() || gid.is_some() || is_cut_by_user);
         let permissions = mode.map(|mode| (mode & 0o7777) as u16);
         let set = SetAttr { permissions, uid, gid, size, atime, mtime, kill_privileges };
-        self.answer(request, Operation::Setattr, async move { vfs.setattr(ino.0, set).await }, reply);
+        let is_guarded = self.is_guarded;
+        let future = async move { Ok(guarded(is_guarded, vfs.setattr(ino.0, set).await?)) };
+        self.answer(request, Operation::Setattr, future, reply);
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
@@ -623,8 +645,11 @@ impl Filesystem for Dispatch {
     ) {
         let (vfs, name, value) = (self.vfs.clone(), name.as_bytes().to_vec(), value.to_vec());
         let (create, replace) = (flags & libc::XATTR_CREATE != 0, flags & libc::XATTR_REPLACE != 0);
-        let caller = caller(request, 0);
-        let future = async move { vfs.setxattr(ino.0, &name, &value, create, replace, caller).await };
+        let (caller, tid) = (caller(request, 0), request.pid());
+        let future = async move {
+            let set = SetXattr { name: &name, value: &value, create, replace };
+            vfs.setxattr(ino.0, set, caller, || waiters::groups(tid)).await
+        };
         self.answer(request, Operation::Xattr, future, reply);
     }
 

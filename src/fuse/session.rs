@@ -28,6 +28,17 @@ const NOTIFY_PRUNE: i32 = 9;
 /// Inodes named in one such message.
 const PRUNE_INODES_MAX: usize = 4_096;
 
+/// Who may look into a mount; whom it lets do what there is another question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Who mounted it.
+    Owner,
+    /// Root, too. The kernel does not know this one: it lets everybody in, and we refuse the rest.
+    OwnerAndRoot,
+    /// Everybody.
+    All,
+}
+
 /// How and where to mount.
 #[derive(Debug, Clone)]
 pub struct MountConfig {
@@ -37,8 +48,8 @@ pub struct MountConfig {
     pub dir: PathBuf,
     /// No changes through this mount.
     pub read_only: bool,
-    /// Whether other users may look.
-    pub allow_other: bool,
+    /// Who may look in.
+    pub access: Access,
     /// Whether the kernel checks permissions.
     pub default_permissions: bool,
     /// Whether set-user-id programs run as their owner.
@@ -69,9 +80,11 @@ pub struct Session {
 
 /// Mounts, and answers the kernel's first word. Requests that wait move to `runtime`.
 pub fn mount(vfs: Arc<Vfs>, config: &MountConfig, runtime: tokio::runtime::Handle) -> io::Result<Session> {
-    let dispatch = Dispatch::new(vfs.clone(), runtime);
+    let is_root = sys::identity().0 == 0;
+    let is_guarded = config.access == Access::OwnerAndRoot && !is_root;
+    let dispatch = Dispatch::new(vfs.clone(), runtime, is_guarded);
     let pace = dispatch.pace();
-    let session = if sys::identity().0 == 0 { own_mount(dispatch, config)? } else { user_mount(dispatch, config)? };
+    let session = if is_root { own_mount(dispatch, config)? } else { user_mount(dispatch, config)? };
     let notifier = session.notifier();
     vfs.set_flush_mapped(Arc::new(move |open| {
         for ino in open {
@@ -145,12 +158,14 @@ fn own_mount(dispatch: Dispatch, config: &MountConfig) -> io::Result<fuser::Sess
     if config.default_permissions {
         options += ",default_permissions";
     }
-    if config.allow_other {
+    // Root is the owner here: the kernel itself keeps everybody else out.
+    let is_open = config.access == Access::All;
+    if is_open {
         options += ",allow_other";
     }
     sys::mount_fuse(&config.source, &config.dir, config.flags(), &options)?;
-    let acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
-    fuser::Session::from_fd(dispatch, fd, acl, Config::default()).inspect_err(|_| {
+    let let_in = if is_open { SessionACL::All } else { SessionACL::Owner };
+    fuser::Session::from_fd(dispatch, fd, let_in, Config::default()).inspect_err(|_| {
         // The mount came up and the session did not: leave nothing behind.
         let _ = sys::umount(&config.dir, libc::MNT_DETACH);
     })
@@ -164,9 +179,11 @@ fn user_mount(dispatch: Dispatch, config: &MountConfig) -> io::Result<fuser::Ses
         MountOption::DefaultPermissions,
         if config.read_only { MountOption::RO } else { MountOption::RW },
     ];
-    if config.allow_other {
-        options.acl = SessionACL::All;
-    }
+    options.acl = match config.access {
+        Access::Owner => SessionACL::Owner,
+        Access::OwnerAndRoot => SessionACL::RootAndOwner,
+        Access::All => SessionACL::All,
+    };
     fuser::Session::new(dispatch, &config.dir, &options)
 }
 

@@ -43,7 +43,8 @@ pub struct Attributes {
     pub mtime: Timestamp,
 }
 
-/// Extended attributes by their full name (`user.x`), sorted. Shared, because most entries have none.
+/// Extended attributes by their full name (`user.x`, and those that [`super::acl::AclKind`] names), sorted. Shared, because
+/// most entries have none.
 pub type Xattrs = Arc<BTreeMap<Vec<u8>, Vec<u8>>>;
 
 /// How many entries and bytes lie below a directory, itself excluded.

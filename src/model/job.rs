@@ -44,6 +44,8 @@ pub enum Verb {
         /// Which of both.
         read_only: bool,
     },
+    /// Nothing, if the mount has POSIX ACLs: a remount cannot turn them on.
+    NeedAcls,
 }
 
 /// A job of the daemon.

@@ -12,7 +12,7 @@ pub const LABEL_BYTES_MAX: usize = 128;
 pub const REPOS_MAX: usize = 16_384;
 /// Labels of one repo.
 pub const LABELS_MAX: usize = 4_096;
-/// Names and values of one file's user xattrs together, in bytes.
+/// Names and values of one file's xattrs together, ACLs among them, in bytes.
 pub const XATTR_BYTES_MAX: usize = 64 << 10;
 /// Largest file the format can describe, in bytes. Staging is further bound by the local file system.
 pub const FILE_BYTES_MAX: u64 = 1 << 48;

@@ -203,6 +203,7 @@ impl HostState {
             dir: self.dir.path().to_owned(),
             chunk: ChunkSize::DEFAULT,
             owner: (0, 0),
+            acl: true,
             reader: reader.clone(),
             memory: self.memory.clone(),
             clock: store.clock.clone(),

@@ -113,6 +113,12 @@ pub(super) fn kill_privileges(inode: &mut Inode) {
     }
 }
 
+/// Refuses more xattrs than a row may hold.
+pub(super) fn check_xattrs(inode: &Inode) -> Result<(), StagingError> {
+    let total: usize = inode.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if total > XATTR_BYTES_MAX { Err(StagingError::NoSpace) } else { Ok(()) }
+}
+
 impl Tree {
     /// What stat(2) shows.
     pub async fn getattr(&self, ino: u64) -> Result<NodeAttr, StagingError> {
@@ -151,6 +157,9 @@ impl Tree {
     async fn set_attributes(&self, ino: u64, set: SetAttr) -> Result<NodeAttr, StagingError> {
         let _changing = self.change().await?;
         let mut inode = self.inode(ino).await?;
+        if let Some(permissions) = set.permissions {
+            inode.chmod(permissions & 0o7777)?;
+        }
         let now = self.now();
         let mut batch = Batch::default();
         let mut unused = None;
@@ -172,9 +181,6 @@ impl Tree {
             }
         }
         let attributes = &mut inode.attributes;
-        if let Some(permissions) = set.permissions {
-            attributes.permissions = permissions & 0o7777;
-        }
         attributes.uid = set.uid.unwrap_or(attributes.uid);
         attributes.gid = set.gid.unwrap_or(attributes.gid);
         attributes.mtime = set.mtime.unwrap_or(attributes.mtime);
@@ -223,10 +229,7 @@ impl Tree {
             _ => {}
         }
         inode.change_xattr(name, Some(value));
-        let total: usize = inode.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
-        if total > XATTR_BYTES_MAX {
-            return Err(StagingError::NoSpace);
-        }
+        check_xattrs(&inode)?;
         self.changed_inode(ino, inode)
     }
 
@@ -241,7 +244,7 @@ impl Tree {
         self.changed_inode(ino, inode)
     }
 
-    fn changed_inode(&self, ino: u64, mut inode: Inode) -> Result<(), StagingError> {
+    pub(super) fn changed_inode(&self, ino: u64, mut inode: Inode) -> Result<(), StagingError> {
         inode.ctime = self.now();
         let mut batch = Batch::default();
         put_inode(&mut batch, ino, &inode);

@@ -47,6 +47,9 @@ pub enum StagingError {
     /// An argument makes no sense.
     #[error("{0}")]
     Invalid(&'static str),
+    /// A default ACL of what is no directory.
+    #[error("only a directory has a default ACL")]
+    NoDefaultAcl,
     /// No such xattr.
     #[error("no such xattr")]
     NoXattr,

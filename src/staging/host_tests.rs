@@ -71,6 +71,7 @@ impl World {
             dir: dir.to_owned(),
             chunk: ChunkSize::DEFAULT,
             owner: (0, 0),
+            acl: false,
             reader: reader.clone(),
             memory: memory(),
             clock: clock(),

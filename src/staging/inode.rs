@@ -214,7 +214,7 @@ pub struct Inode {
     pub atime: Timestamp,
     /// Time of the last change of anything.
     pub ctime: Timestamp,
-    /// User xattrs.
+    /// The users' xattrs, and ACLs.
     pub xattrs: Xattrs,
     /// Names of it; 0 when it lives only as an open file. Of a directory one more than the directories in it, or
     /// [`UNCOUNTED`]; 0 when it was removed.

@@ -137,12 +137,15 @@ impl Tree {
         let inherits = directory.attributes.permissions & 0o2000 != 0;
         let is_directory = matches!(body, InodeBody::Directory);
         let is_symlink = matches!(body, InodeBody::Other(Body::Symlink(_)));
-        let mut mode = if is_symlink { 0o777 } else { permissions & !(caller.umask as u16) };
+        let mut mode = if is_symlink { 0o777 } else { permissions };
         if inherits && is_directory {
             mode |= 0o2000;
         }
         let gid = if inherits { directory.attributes.gid } else { caller.gid };
-        let inode = Inode::new(Attributes { permissions: mode, uid: caller.uid, gid, mtime: now }, body);
+        let mut inode = Inode::new(Attributes { permissions: mode, uid: caller.uid, gid, mtime: now }, body);
+        if !is_symlink {
+            inode.inherit(&directory, self.has_acls(), caller.umask as u16)?;
+        }
         let mut batch = Batch::default();
         let ino = new_ino(self.next_ino()?);
         batch.put(Family::Names, child_key(parent, name), ino.to_be_bytes());

@@ -106,6 +106,7 @@ impl World {
             dir,
             chunk: ChunkSize::DEFAULT,
             owner: (0, 0),
+            acl: true,
             reader: reader.clone(),
             memory: memory(),
             clock: self.time.clone(),

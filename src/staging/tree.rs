@@ -108,6 +108,8 @@ pub struct TreeConfig {
     pub chunk: ChunkSize,
     /// Owner of the root of an empty tree.
     pub owner: (u32, u32),
+    /// Default ACLs are inherited.
+    pub acl: bool,
     /// What reads the store's content: the base's, and what earlier commits of this tree stored.
     pub reader: Arc<ContentReader>,
     /// What its database may use, with all others of the process.
@@ -271,6 +273,11 @@ impl Tree {
     /// The repo's chunk size.
     pub fn chunk(&self) -> ChunkSize {
         self.config.chunk
+    }
+
+    /// Whether default ACLs are inherited.
+    pub(super) fn has_acls(&self) -> bool {
+        self.config.acl
     }
 
     /// Whether anything was changed since the last commit.

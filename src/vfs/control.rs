@@ -22,6 +22,7 @@ use super::error::VfsError;
 use super::node::{Ino, NameNode, Node, RepoKey, Through};
 use super::{Shared, Vfs};
 use crate::format::refs::Summary;
+use crate::model::acl::{AclKind, Perm};
 use crate::model::clock::Timestamp;
 use crate::model::entry::Attributes;
 use crate::model::id::RepoId;
@@ -32,9 +33,11 @@ use crate::model::name::LabelName;
 use crate::staging::commit::{CommitError, CommitReport, CommitRequest};
 use crate::staging::inode::ROOT;
 use crate::staging::message::Message;
-use crate::staging::tree::Caller;
+use crate::staging::tree::{Caller, StagingError};
 use crate::store::refs::{History, LabelLog, LabelMove, RefsError};
 
+/// To write, as one digit of a mode.
+const WRITE: Perm = 0o2;
 /// The name of the directory, never listed.
 pub const DIRECTORY: &[u8] = b".datamon";
 /// What the last error begins with if it was a commit's: the next commit that succeeds takes it away.
@@ -275,8 +278,21 @@ impl Vfs {
     /// matters, are the groups that the caller is in besides its own.
     pub async fn may_write(&self, ino: Ino, caller: Caller, groups: impl FnOnce() -> Vec<u32>) -> bool {
         let Ok(Node::Staged { slot, .. }) = self.node(ino) else { return false };
-        let Ok(found) = self.getattr(Node::staged_ino(slot, ROOT)).await else { return false };
-        writes(found.attr.attributes, caller, groups)
+        let root = Node::staged_ino(slot, ROOT);
+        let Ok(found) = self.getattr(root).await else { return false };
+        let acl = if self.settings().acl { self.acl(root, AclKind::Access).await } else { Err(VfsError::NoXattr) };
+        let owner = found.attr.attributes;
+        match acl {
+            _ if caller.uid == 0 => true,
+            Ok(acl) => {
+                let groups = groups();
+                let is_in = |gid| gid == caller.gid || groups.contains(&gid);
+                acl.permits((owner.uid, owner.gid), caller.uid, is_in, WRITE)
+            }
+            Err(VfsError::NoXattr | VfsError::Staging(StagingError::NoXattr)) => writes(owner, caller, groups),
+            // Who may write there is not known.
+            Err(_) => false,
+        }
     }
 
     /// Commits the staging tree that `ino` lies in, with the mount's message and labels.

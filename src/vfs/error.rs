@@ -1,12 +1,13 @@
 //! Refusals in POSIX terms: the one place that knows errno.
 
 use libc::{
-    EBUSY, EEXIST, EFBIG, EINVAL, EIO, EISDIR, EMLINK, ENODATA, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, ENXIO, EOPNOTSUPP,
-    EPERM, EROFS, ESTALE, ETIMEDOUT, EXDEV,
+    EACCES, EBUSY, EEXIST, EFBIG, EINVAL, EIO, EISDIR, EMLINK, ENODATA, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, ENXIO,
+    EOPNOTSUPP, EPERM, EROFS, ESTALE, ETIMEDOUT, EXDEV,
 };
 
 use crate::content::packer::PackError;
 use crate::content::reader::ContentError;
+use crate::model::acl::AclError;
 use crate::model::name::LabelName;
 use crate::snapshot::SnapshotError;
 use crate::snapshot::writer::WriteError;
@@ -72,6 +73,9 @@ pub enum VfsError {
     /// No such xattr.
     #[error("no such xattr")]
     NoXattr,
+    /// What was to become an ACL is none.
+    #[error(transparent)]
+    Acl(#[from] AclError),
     /// A seek beyond the file's end.
     #[error("past the end of the file")]
     PastTheEnd,
@@ -137,7 +141,7 @@ impl VfsError {
             Self::IsDirectory => EISDIR,
             Self::OtherTree => EXDEV,
             Self::Stale => ESTALE,
-            Self::Invalid(_) => EINVAL,
+            Self::Invalid(_) | Self::Acl(_) => EINVAL,
             Self::TooLarge(_) => EFBIG,
             // What lies in a version cannot change, and what it is called is not replaced.
             Self::Recursive(_) | Self::Taken(_) => EROFS,
@@ -175,6 +179,7 @@ fn staging(error: &StagingError) -> i32 {
         StagingError::TooManyLinks => EMLINK,
         StagingError::Invalid(_) => EINVAL,
         StagingError::NoXattr => ENODATA,
+        StagingError::NoDefaultAcl => EACCES,
         // open(2) begins anew, past what the kernel has cached.
         StagingError::Stale | StagingError::LookAgain => ESTALE,
         StagingError::Busy(_) => EBUSY,

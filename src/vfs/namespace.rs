@@ -1,6 +1,6 @@
 //! The namespace above the trees: context, repos, `bundles/`, `labels/`, `at/`, `staging/`.
 //!
-//! Catalog and refs are read at most once per `refresh`; what is inside a snapshot or a staging tree is theirs.
+//! Catalog and refs are [`super::remembered`]; what is inside a snapshot or a staging tree is theirs.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -12,13 +12,13 @@ use std::time::Duration;
 use super::error::VfsError;
 use super::follow::Kernel;
 use super::node::{Folder, Ino, NameNode, Node, ROOT_INO, RepoKey, Scope, Through, ViewKey};
+use super::remembered::Remembered;
 use super::shown::Shown;
 use super::{Found, Listed, Make, Shared, Trees, Ttl, Views, control, namespace_directory};
 use crate::content::reader::ContentReader;
 use crate::faults::Faults;
-use crate::format::catalog::{CatalogRecord, RepoState};
+use crate::format::catalog::RepoState;
 use crate::format::intent::ABORTED_BYTES;
-use crate::format::refs::RefsRecord;
 use crate::local::db::DatabaseMemory;
 use crate::model::clock::Timestamp;
 use crate::model::entry::FileKind;
@@ -31,7 +31,7 @@ use crate::staging::inode::ROOT;
 use crate::staging::tree::NodeAttr;
 use crate::staging::tree::{StagingError, Tree, TreeConfig, TreeLock};
 use crate::store::refs::RefsError;
-use crate::store::{Store, StoreError, catalog, refs};
+use crate::store::{Store, catalog, refs};
 
 /// What a mount shows: a path in the namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +101,8 @@ pub struct Settings {
     pub owner: (u32, u32),
     /// How owners and modes are shown.
     pub shown: Shown,
+    /// Whether POSIX ACLs are shown, changed and inherited.
+    pub acl: bool,
     /// User and host, for history.
     pub who: String,
     /// Whether `sync PATH` commits.
@@ -133,8 +135,6 @@ const NAME_FORM: &str = "not such a name (letters, digits, dots, - and _, at mos
 /// How often, and how many times, a mount looks whether the tree that it is of is free.
 const ENDING_POLL: Duration = Duration::from_millis(100);
 const ENDING_POLLS: usize = 20;
-/// How long a walk waits for news of the repos when it knows some.
-const NAMES_LIMIT: Duration = Duration::from_secs(2);
 /// The first number of the table; 1 is the root's.
 const FIRST_NAME: Ino = 2;
 
@@ -156,8 +156,7 @@ pub struct Vfs {
     pub(super) trees: Shared<Trees>,
     pub(super) views: Shared<Views>,
     pub(super) opening: tokio::sync::Mutex<()>,
-    catalog: Shared<Option<(Timestamp, Arc<CatalogRecord>)>>,
-    refs: Shared<HashMap<RepoId, (Timestamp, RefsRecord)>>,
+    pub(super) remembered: Remembered,
     pub(super) control: control::Control,
     pub(super) kernel: std::sync::OnceLock<Arc<dyn Kernel>>,
     /// For what goes on when the request that began it is answered.
@@ -187,8 +186,7 @@ impl Vfs {
             trees: Shared::default(),
             views: Shared::default(),
             opening: tokio::sync::Mutex::new(()),
-            catalog: Shared::default(),
-            refs: Shared::default(),
+            remembered: Remembered::default(),
             control: control::Control::default(),
             kernel: std::sync::OnceLock::new(),
             me: me.clone(),
@@ -334,49 +332,7 @@ impl Vfs {
         ino
     }
 
-    // ---- catalog, refs, trees -------------------------------------------------------------------------------------
-
-    pub(super) fn is_fresh(&self, read: Timestamp) -> bool {
-        let age = self.store.clock.now().millis().saturating_sub(read.millis());
-        u128::from(age) < self.settings.refresh.as_millis()
-    }
-
-    /// The repos, at most `refresh` old; while the store does not answer, those that were known last: a staging tree is
-    /// local and can be walked to.
-    pub(super) async fn catalog(&self) -> Result<Arc<CatalogRecord>, VfsError> {
-        let known = self.catalog.lock().expect("nothing panics while it holds the catalog").clone();
-        let Some((read, record)) = known else {
-            let record = Arc::new(catalog::load(&self.store).await?);
-            self.set_catalog(record.clone());
-            return Ok(record);
-        };
-        if self.is_fresh(read) {
-            return Ok(record);
-        }
-        let news = match tokio::time::timeout(NAMES_LIMIT, catalog::load(&self.store)).await {
-            Ok(Ok(news)) => Arc::new(news),
-            Ok(Err(StoreError::Unavailable { .. })) | Err(_) => {
-                tracing::warn!("the store does not answer: repos are shown as they were known last");
-                record
-            }
-            Ok(Err(error)) => return Err(error.into()),
-        };
-        self.set_catalog(news.clone());
-        Ok(news)
-    }
-
-    fn set_catalog(&self, record: Arc<CatalogRecord>) {
-        let now = self.store.clock.now();
-        *self.catalog.lock().expect("nothing panics while it holds the catalog") = Some((now, record));
-    }
-
-    /// What is known was changed from here: it is read again at the next look.
-    fn forget_catalog(&self) {
-        let mut known = self.catalog.lock().expect("nothing panics while it holds the catalog");
-        if let Some((read, _)) = &mut *known {
-            *read = Timestamp::default();
-        }
-    }
+    // ---- repos, trees ----------------------------------------------------------------------------------------------
 
     async fn repo(&self, name: &RepoName) -> Result<RepoKey, VfsError> {
         let known = self.catalog().await?.repos.get(name).copied().ok_or(VfsError::NotFound)?;
@@ -390,36 +346,6 @@ impl Vfs {
             }
         };
         Ok(RepoKey { name: name.clone(), id: entry.id })
-    }
-
-    /// What `latest` is by the refs that are remembered, if that is not longer ago than `refresh`.
-    pub(super) fn fresh_latest(&self, repo: RepoId) -> Option<Option<BundleId>> {
-        let refs = self.refs.lock().expect("nothing panics while it holds the refs");
-        refs.get(&repo).filter(|(read, _)| self.is_fresh(*read)).map(|(_, record)| record.latest)
-    }
-
-    /// What `latest` was when the refs were read last.
-    pub(super) fn known_latest(&self, repo: RepoId) -> Option<Option<BundleId>> {
-        let refs = self.refs.lock().expect("nothing panics while it holds the refs");
-        refs.get(&repo).map(|(_, record)| record.latest)
-    }
-
-    /// The refs of a repo, at most `refresh` old.
-    pub(super) async fn refs(&self, repo: RepoId) -> Result<RefsRecord, VfsError> {
-        if let Some((read, record)) = self.refs.lock().expect("nothing panics while it holds the refs").get(&repo)
-            && self.is_fresh(*read)
-        {
-            return Ok(record.clone());
-        }
-        let record = refs::load(&self.store, repo).await?.map(|link| link.record).unwrap_or_default();
-        let now = self.store.clock.now();
-        self.refs.lock().expect("nothing panics while it holds the refs").insert(repo, (now, record.clone()));
-        Ok(record)
-    }
-
-    /// Forgets what is known of a repo's refs: they were just changed from here.
-    pub(super) fn forget_refs(&self, repo: RepoId) {
-        self.refs.lock().expect("nothing panics while it holds the refs").remove(&repo);
     }
 
     /// Loads a bundle.
@@ -465,6 +391,7 @@ impl Vfs {
             dir,
             chunk: entry.chunk_size,
             owner: self.settings.owner,
+            acl: self.settings.acl,
             reader: self.reader.clone(),
             memory: self.settings.database_memory.clone(),
             clock: self.store.clock.clone(),
@@ -505,7 +432,8 @@ impl Vfs {
             NameNode::Context if bytes == control::DIRECTORY => Ok(self.control_directory(Scope::Context)),
             NameNode::Context => {
                 let name = repo_name(bytes).ok_or(VfsError::NotFound)?;
-                Ok(self.directory(NameNode::Repo(self.repo(&name).await?), Ttl::Short))
+                let repo = self.repo(&name).await?;
+                Ok(self.directory(NameNode::Repo(repo), self.rest_of_catalog()))
             }
             NameNode::Repo(repo) if bytes == control::DIRECTORY => {
                 Ok(self.control_directory(Scope::Repo(repo.clone())))
@@ -524,18 +452,18 @@ impl Vfs {
                 if record.trashed.contains(&bundle) || record.purging.contains(&bundle) {
                     return Err(VfsError::NotFound);
                 }
-                self.view_root(ViewKey { repo: repo.clone(), through: Through::Bundle, bundle }, Ttl::Short).await
+                self.view_root(ViewKey { repo: repo.clone(), through: Through::Bundle, bundle }).await
             }
             NameNode::Labels(repo) => {
                 let key = self.label(repo, bytes).await?.ok_or(VfsError::NotFound)?;
-                self.view_root(key, Ttl::Short).await
+                self.view_root(key).await
             }
             NameNode::Times(repo) => {
                 let text = std::str::from_utf8(bytes).map_err(|_| VfsError::NotFound)?;
                 let until = Timestamp::end_of(text).ok_or(VfsError::NotFound)?;
                 let bundle = self.newest_until(repo, until).await?.ok_or(VfsError::NotFound)?;
                 let through = Through::Time(text.to_owned());
-                self.view_root(ViewKey { repo: repo.clone(), through, bundle }, Ttl::Short).await
+                self.view_root(ViewKey { repo: repo.clone(), through, bundle }).await
             }
             NameNode::BusyStaging(_) => Err(self.busy()),
             NameNode::Control(scope, folder) => self.lookup_control(scope, folder, bytes).await,
@@ -563,8 +491,8 @@ impl Vfs {
             Ok(slot) => {
                 self.follow_slot(slot, true).await;
                 let found = self.getattr(Node::staged_ino(slot, ROOT)).await?;
-                // The kernel asks again after a second, which is when a clean tree follows.
-                Ok(Found { ttl: Ttl::Short, ..found })
+                // The kernel asks again after that, which is when a clean tree follows.
+                Ok(Found { ttl: self.rest(Some(self.store.clock.now())), ..found })
             }
             Err(VfsError::Staging(StagingError::Busy(why))) => {
                 let mut held = self.control.held.lock().expect("nothing panics while it holds the holders");
@@ -576,10 +504,12 @@ impl Vfs {
         }
     }
 
-    async fn view_root(&self, key: ViewKey, ttl: Ttl) -> Result<Found, VfsError> {
+    /// A version, under a name that may lead elsewhere soon.
+    async fn view_root(&self, key: ViewKey) -> Result<Found, VfsError> {
+        let repo = key.repo.id;
         let slot = self.view_slot(key);
         let found = self.getattr(Node::row_ino(slot, RowId::ROOT)).await?;
-        Ok(Found { ttl, ..found })
+        Ok(Found { ttl: self.rest_of_refs(repo), ..found })
     }
 
     pub(super) fn directory(&self, node: NameNode, ttl: Ttl) -> Found {
@@ -637,7 +567,7 @@ impl Vfs {
                 // One that is being removed keeps its name until that is done.
                 for (name, entry) in &self.catalog().await?.repos {
                     let repo = RepoKey { name: name.clone(), id: entry.id };
-                    add(name.as_str(), self.directory(NameNode::Repo(repo), Ttl::Short));
+                    add(name.as_str(), self.directory(NameNode::Repo(repo), self.rest_of_catalog()));
                 }
             }
             NameNode::Repo(repo) => {
@@ -705,7 +635,7 @@ impl Vfs {
                 let label = label_name(name.as_bytes())?;
                 let bundle = self.set_label(repo, &label, None, true).await?;
                 let key = ViewKey { repo: repo.clone(), through: Through::Label(label), bundle };
-                self.view_root(key, Ttl::Short).await
+                self.view_root(key).await
             }
             (NameNode::Labels(repo), Make::Symlink(target)) => {
                 let label = label_name(name.as_bytes())?;

@@ -31,6 +31,7 @@ use datamon::format::range::{RangeWriter, Row, RowKey, RowValue, decode_range};
 use datamon::format::refs::RefsRecord;
 use datamon::format::wire::Reader;
 use datamon::local::staged_files::Place;
+use datamon::model::acl::Acl;
 use datamon::model::entry::{BlockRef, Codec, RecordRef};
 use datamon::model::id::{BlockId, BundleId, ChunkId, ContextId, IntentId, LinkId, ObjectHash, PackId, Run};
 use datamon::model::job;
@@ -163,6 +164,17 @@ fn object(bytes: &[u8]) -> Outcome {
 
 fn inode(bytes: &[u8]) -> Outcome {
     round_trip(bytes, Inode::decode, Inode::encode)
+}
+
+fn acl(bytes: &[u8]) -> Outcome {
+    let list = Acl::decode(bytes).map_err(|why| why.to_string())?;
+    let again = list.encode();
+    assert_eq!(Acl::decode(&again), Ok(list.clone()), "said again it is another");
+    // Whatever is asked for, it gives what its own mode says, and no more than was asked for.
+    let (inherited, permissions) = list.create(0o6750);
+    assert_eq!(permissions, 0o6000 | list.mode() & 0o750);
+    assert_eq!(inherited.map_or(permissions & 0o777, |inherited| inherited.mode()), permissions & 0o777);
+    Ok(again.len())
 }
 
 fn ioctls(bytes: &[u8]) -> Outcome {
@@ -357,6 +369,7 @@ targets! {
     inode_record: inode,
     ioctl_buffer: ioctls,
     names_and_paths: names,
+    access_list: acl,
 }
 
 /// Every decoder's corpus is there, and what lies in it is no longer than a seed should be.

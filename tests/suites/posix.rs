@@ -99,6 +99,19 @@ fn pjdfstest_passes_in_a_staging_mount_and_below_a_context() {
 }
 
 #[test]
+fn pjdfstest_passes_in_a_staging_mount_with_acls() {
+    if !inside("posix::pjdfstest_passes_in_a_staging_mount_with_acls") {
+        return;
+    }
+    let dir = scratch();
+    let (host, context) = host(dir.path());
+    host.umount(&context);
+    let staging = host.mount("prod/census/staging", &format!("{FOR_SUITES},acl"));
+    pjdfstest(&new_dir(staging.join("pjdfstest")));
+    host.umount(&staging);
+}
+
+#[test]
 fn fsx_finds_no_wrong_byte_in_a_staging_tree() {
     if !inside("posix::fsx_finds_no_wrong_byte_in_a_staging_tree") {
         return;

@@ -1,7 +1,8 @@
 //! `mount -o remount,ro` and `remount,rw`: a mount that is there changes its flags.
 //!
 //! The kernel decides whether it can become read-only (it refuses while a file is open for writing), and the daemon is
-//! told, so that both agree. Whatever else the words say is what mount(8) repeats of fstab and of the mount itself.
+//! told, so that both agree. Whatever else the words say is what mount(8) repeats of fstab and of the mount itself; only
+//! `acl` is refused where the mount does not have it: nobody is to believe that lists decide which do not.
 
 use std::io;
 use std::path::Path;
@@ -24,12 +25,16 @@ pub fn run(dir: &Path, words: &[String]) -> Result<(), Failure> {
         let sentence = format!("{}: only root can remount (umount it and mount it again)", dir.display());
         return Err(Failure::new("denied", sentence));
     }
-    let flags = flags(&mounted.options, words).map_err(Failure::usage)?;
-    let tell = || {
-        let verb = Verb::Remount { read_only: flags.read_only };
+    let wanted = wanted(&mounted.options, words).map_err(Failure::usage)?;
+    let flags = flags(&wanted);
+    let ask = |verb: Verb| {
         let told = control::carry_out(&mounted.dir, &verb, Shown::nothing());
         told.map(drop).map_err(|failure| failure.about(&dir.display().to_string()))
     };
+    if wanted.acl {
+        ask(Verb::NeedAcls)?;
+    }
+    let tell = || ask(Verb::Remount { read_only: flags.read_only });
     let change = || sys::remount(&mounted.dir, flags).map_err(|why| refused(dir, &why));
     // Never a moment in which the kernel lets through what the daemon refuses.
     if flags.read_only {
@@ -42,11 +47,14 @@ pub fn run(dir: &Path, words: &[String]) -> Result<(), Failure> {
 }
 
 /// What holds now, changed by the words.
-fn flags(now: &str, words: &[String]) -> Result<MountFlags, String> {
+fn wanted(now: &str, words: &[String]) -> Result<MountOptions, String> {
     let mut options = MountOptions::defaults(true);
     (options.suid, options.dev, options.exec, options.remount) = (true, true, true, true);
-    let options = options.with(&[now.to_owned()])?.with(words)?;
-    Ok(MountFlags { read_only: options.read_only, suid: options.suid, dev: options.dev, exec: options.exec })
+    options.with(&[now.to_owned()])?.with(words)
+}
+
+fn flags(options: &MountOptions) -> MountFlags {
+    MountFlags { read_only: options.read_only, suid: options.suid, dev: options.dev, exec: options.exec }
 }
 
 fn refused(dir: &Path, why: &io::Error) -> Failure {
@@ -66,7 +74,7 @@ mod tests {
 
     #[test]
     fn what_is_not_said_stays() {
-        let of = |now: &str, words: &str| flags(now, &[words.to_owned()]).unwrap();
+        let of = |now: &str, words: &str| flags(&wanted(now, &[words.to_owned()]).unwrap());
         let now = MountFlags { read_only: false, suid: false, dev: false, exec: true };
         assert_eq!(of("rw,nosuid,nodev,relatime", "remount"), now);
         assert_eq!(of("rw,nosuid,nodev", "remount,ro,noexec"), MountFlags { read_only: true, exec: false, ..now });

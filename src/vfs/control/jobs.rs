@@ -59,6 +59,11 @@ impl Vfs {
                     return failed("denied", "what is mounted here stays read-only".to_owned(), vec![]);
                 }
             }
+            Verb::NeedAcls if self.settings().acl => {}
+            Verb::NeedAcls => {
+                let why = "acl: a mount has ACLs from its beginning or not at all (umount it and mount it again)";
+                return failed("denied", why.to_owned(), vec![]);
+            }
             Verb::Commit { message, labels, all } => {
                 let slots = match trees {
                     Trees::At(slot) => vec![slot],
