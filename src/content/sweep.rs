@@ -183,7 +183,7 @@ impl Sweeps {
         let is_read = |sweep: &&Sweep| sweep.size > 0 && self.asked - sweep.seen < IDLE_RECORDS;
         let readers = 1 + self.sweeps.iter().filter(is_read).count();
         let share = self.bytes_max / (WINDOWS_MAX * readers) as u64;
-        (sweep.size * 2).max(WINDOW_BYTES_MIN).min(WINDOW_BYTES_MAX).min(share)
+        (sweep.size * 2).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX).min(share)
     }
 
     /// Makes room for `size` bytes at the expense of who has read nothing for the longest time.

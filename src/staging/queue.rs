@@ -66,11 +66,13 @@ impl Births {
     }
 }
 
-/// Files that were closed about the same time, and their names.
+/// Files that were closed about the same time, with what is known of their names.
+type Closed = Vec<(Option<Birth>, u64)>;
+
+/// Such files, and when the last of them was closed, or a moment later.
 struct Batch {
-    /// When the last of them was closed, or a moment later.
     closed: Instant,
-    files: Vec<(Option<Birth>, u64)>,
+    files: Closed,
 }
 
 /// See the module.
@@ -83,7 +85,7 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct QueueState {
     /// Being filled, and since when.
-    fresh: Option<(Instant, Vec<(Option<Birth>, u64)>)>,
+    fresh: Option<(Instant, Closed)>,
     settling: VecDeque<Batch>,
     ready: VecDeque<u64>,
 }
@@ -109,7 +111,7 @@ impl QueueState {
 
 /// The files in the order of their names: one directory after the other. Those without a name keep their order, before
 /// all others.
-fn in_order(mut files: Vec<(Option<Birth>, u64)>) -> impl Iterator<Item = u64> {
+fn in_order(mut files: Closed) -> impl Iterator<Item = u64> {
     files.sort_by(|(one, _), (other, _)| one.cmp(other));
     files.into_iter().map(|(_, ino)| ino)
 }
