@@ -18,6 +18,7 @@ pub mod forgotten;
 mod heads;
 pub mod intents;
 pub mod meter;
+pub mod outage;
 pub mod probe;
 pub mod refs;
 pub mod retry;
@@ -44,6 +45,7 @@ use crate::model::id::{ContextId, IntentId, PackId};
 use crate::model::limits::OBJECT_BYTES_MAX;
 use backend::{Failure, Place};
 use meter::{Meter, Outcome, Request};
+use outage::Outage;
 use share::{Direction, Limits, Turn};
 
 /// Why a store did not do what was asked.
@@ -130,6 +132,7 @@ pub struct Store {
     downloads: Direction,
     budget: retry::Budget,
     heads: heads::Heads,
+    outage: Outage,
     /// Time, as records see it.
     pub clock: Arc<dyn Clock>,
     /// Randomness, as ids and retries see it.
@@ -168,6 +171,7 @@ impl Store {
             downloads: Direction::new(limits.downloads, limits.bytes_per_second),
             budget: retry::Budget::default(),
             heads: heads::Heads::default(),
+            outage: Outage::default(),
             clock,
             entropy,
             requests: Requests::default(),
@@ -318,6 +322,7 @@ impl Store {
             self.requests.meter.count(Request::Put, key.role, Outcome::of(&outcome), start.elapsed());
             drop(turn);
             attempt += 1;
+            self.note(&outcome);
             let (why, exists) = match outcome {
                 Ok(Ok(())) => {
                     self.budget.earn();
@@ -447,6 +452,7 @@ impl Store {
             let outcome = tokio::time::timeout_at(limit, attempt()).await;
             self.requests.meter.count(request, key.role, Outcome::of(&outcome), start.elapsed());
             drop(turn);
+            self.note(&outcome);
             let why = match outcome {
                 Ok(Ok(value)) => {
                     self.budget.earn();
@@ -468,13 +474,31 @@ impl Store {
         }
     }
 
+    /// Notes whether the store has answered.
+    fn note<T, E>(&self, outcome: &Result<Result<T, Failure>, E>) {
+        match outcome {
+            Err(_) | Ok(Err(Failure::Transient(_))) => self.outage.refused(),
+            Ok(_) => self.outage.answered(),
+        }
+    }
+
     /// Waits before the repetition `attempt`; `false` when the deadline has come.
     async fn pause(&self, place: &Place, attempt: u32, deadline: Instant) -> bool {
-        self.requests.retries.fetch_add(1, Ordering::Relaxed);
-        let pause = retry::pause(attempt, self.entropy.random(), place.asked_to_wait(), self.budget.spend());
-        let until = Instant::now() + pause;
-        tokio::time::sleep_until(until.min(deadline)).await;
-        until < deadline
+        let random = self.entropy.random();
+        let may_ask = if self.budget.spend() {
+            let (now, asked) = (Instant::now(), place.asked_to_wait());
+            let until = now + retry::pause(attempt, random, asked);
+            let last = retry::last_try(now, deadline, self.timeout, asked);
+            let until = if until < deadline { Some(until) } else { last };
+            tokio::time::sleep_until(until.unwrap_or(deadline)).await;
+            until.is_some()
+        } else {
+            // Who waited to the end for one who asks for all knows how that went.
+            self.outage.wait(random, deadline).await;
+            Instant::now() < deadline
+        };
+        self.requests.retries.fetch_add(u64::from(may_ask), Ordering::Relaxed);
+        may_ask
     }
 }
 
@@ -538,6 +562,42 @@ mod tests {
         assert!(matches!(store.get(&key(&store)).await, Err(StoreError::Unavailable { .. })));
         assert!(start.elapsed() < Duration::from_secs(3));
         assert!(store.requests.retries.load(Ordering::Relaxed) > 1);
+    }
+
+    #[tokio::test]
+    async fn a_request_is_made_once_more_just_before_its_deadline() {
+        let (store, faults) = faulty();
+        faults.set_stopped(true);
+        let reading = tokio::spawn(async move { store.get(&key(&store)).await });
+        // The last try is a quarter of a second before the second is over.
+        tokio::time::sleep(Duration::from_millis(720)).await;
+        let before = faults.log().len();
+        assert!(matches!(reading.await.unwrap(), Err(StoreError::Unavailable { .. })));
+        assert!(faults.log().len() > before, "{before}");
+    }
+
+    #[tokio::test]
+    async fn readers_of_a_store_that_is_away_ask_within_the_budget_and_then_one_for_all() {
+        let (readers, away) = (64, Duration::from_secs(6));
+        let faults = Faults::new();
+        let places = HashMap::from([(Role::Config, Place::memory().with_faults(&faults))]);
+        let store = Store::new(ContextId::from_parts(1, 1), places, Duration::from_secs(60), clock(), entropy());
+        store.put_new(&key(&store), &Bytes::from_static(b"a")).await.unwrap();
+        let asked = faults.log().len();
+        faults.set_stopped(true);
+        let read = |store: Arc<Store>| async move { store.get(&key(&store)).await };
+        let all: Vec<_> = (0..readers).map(|_| tokio::spawn(read(store.clone()))).collect();
+        tokio::time::sleep(away).await;
+        let again = faults.log().len() - asked - readers;
+        assert!((20..=22).contains(&again), "{again} repetitions in six seconds: twenty, and one in each pause");
+        faults.set_stopped(false);
+        let start = Instant::now();
+        for read in all {
+            assert_eq!(read.await.unwrap().unwrap(), Bytes::from_static(b"a"));
+        }
+        assert!(start.elapsed() < retry::PAUSE_MAX + Duration::from_secs(1), "all go on with the first answer");
+        let again = faults.log().len() - asked - readers;
+        assert!(again <= 22 + readers, "{again}");
     }
 
     #[tokio::test]

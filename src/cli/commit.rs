@@ -58,5 +58,6 @@ fn show(done: &Committed, as_json: bool) {
     if done.diverged {
         eprintln!("datamon: {}: latest was no longer the base: both bundles are kept", done.repo);
     }
+    done.label_notes.iter().for_each(|note| eprintln!("datamon: {}: {note}", done.repo));
     print_line(&done.bundle);
 }

@@ -204,9 +204,9 @@ async fn create(host: &Host, args: CreateArgs) -> Result<(), Failure> {
     for place in distinct(&places) {
         reach(host, place).await?;
         let failed = probe::probe(place, host.entropy.random()).await.into_iter().find(|check| !check.ok);
-        if let Some(Check { name, detail, .. }) = failed {
-            let why = if detail.is_empty() { name.to_owned() } else { format!("{name}: {detail}") };
-            return Err(Failure::new("unsupported", why).about(&place.url));
+        if let Some(Check { name, detail, is_answered, .. }) = failed {
+            let kind = if is_answered { "unsupported" } else { "unavailable" };
+            return Err(Failure::new(kind, format!("{name}: {detail}")).about(&place.url));
         }
     }
     let store = host.open(&context, PATIENCE)?;
@@ -460,7 +460,7 @@ async fn check(host: &Host, name: &ContextName, as_json: bool) -> Result<(), Fai
             findings.push(Finding::of(format!("{}: answers", place.url), since, Err(failure)));
             continue;
         }
-        for Check { name, ok, detail } in probe::probe(place, host.entropy.random()).await {
+        for Check { name, ok, detail, .. } in probe::probe(place, host.entropy.random()).await {
             findings.push(Finding {
                 name: format!("{}: {name}", place.url),
                 ok,

@@ -83,6 +83,7 @@ fn commit_all(dir: &Path) -> Result<(), Failure> {
     control::carry_out(dir, &Verb::Freeze, Shown::nothing())?;
     let verb = Verb::Commit { message: None, labels: Vec::new(), all: true };
     for done in control::carry_out(dir, &verb, Shown::on_a_terminal("committing"))? {
+        done.label_notes.iter().for_each(|note| eprintln!("datamon: {}: {note}", done.repo));
         if done.changed {
             print_line(&done.bundle);
         }

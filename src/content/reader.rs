@@ -463,11 +463,19 @@ impl ContentReader {
             }
             Err(self.corrupt(place, why))
         };
-        match self.cache.try_get_with(key, fetch).await {
-            Ok(Cached::Block(bytes)) => Ok(bytes),
-            Ok(_) => Err(self.corrupt(place, FormatError::Hash)),
-            Err(error) => Err((*error).clone()),
+        match self.joined(key, fetch).await? {
+            Cached::Block(bytes) => Ok(bytes),
+            _ => Err(self.corrupt(place, FormatError::Hash)),
         }
+    }
+
+    /// What the cache has, or `fetch` brings: of all who ask at once one does.
+    async fn joined(
+        &self,
+        wanted: Wanted,
+        fetch: impl Future<Output = Result<Cached, ContentError>>,
+    ) -> Result<Cached, ContentError> {
+        self.cache.try_get_with(wanted, fetch).await.map_err(|error: Arc<ContentError>| (*error).clone())
     }
 
     /// The chunk `index` of a file of several chunks, or the only one; a hole has no locator.
@@ -534,7 +542,7 @@ impl ContentReader {
             Content::Extents { blocks: BlockList::Listed { count, at }, .. } => (*count, *at),
             _ => return Ok(Arc::new([])),
         };
-        let fetch = async {
+        let fetch = || async {
             let raw = self.meta(&at).await?;
             let blocks = decode_block_list(&raw);
             let blocks = blocks.map_err(|why| self.corrupt((PackKind::Meta, at.pack, at.offset), why))?;
@@ -544,34 +552,45 @@ impl ContentReader {
             }
             Ok::<_, ContentError>(Cached::Blocks(blocks.into()))
         };
-        match self.cache.try_get_with(Wanted::Blocks(count, at), fetch).await {
-            Ok(Cached::Blocks(blocks)) => Ok(blocks),
-            Ok(_) => Err(self.corrupt((PackKind::Meta, at.pack, at.offset), FormatError::Hash)),
-            Err(error) => Err((*error).clone()),
+        let wanted = Wanted::Blocks(count, at);
+        if let Some(Cached::Blocks(found)) = self.cache.get(&wanted).await {
+            return Ok(found);
+        }
+        match self.of_record(&at, || self.joined(wanted, fetch())).await? {
+            Cached::Blocks(blocks) => Ok(blocks),
+            _ => Err(self.corrupt((PackKind::Meta, at.pack, at.offset), FormatError::Hash)),
         }
     }
 
     /// The extents that a block describes.
     pub async fn block(&self, block: BlockRef) -> Result<Arc<Vec<Extent>>, ContentError> {
         let place = (PackKind::Meta, block.at.pack, block.at.offset);
-        let fetch = async {
+        let fetch = || async {
             let raw = self.meta(&block.at).await?;
             let extents = decode_extents(block.id, &raw).map_err(|why| self.corrupt(place, why))?;
             Ok::<_, ContentError>(Cached::Extents(Arc::new(extents)))
         };
-        match self.cache.try_get_with(Wanted::Extents(block.id, block.at), fetch).await {
-            Ok(Cached::Extents(extents)) => Ok(extents),
-            Ok(_) => Err(self.corrupt(place, FormatError::Hash)),
-            Err(error) => Err((*error).clone()),
+        let wanted = Wanted::Extents(block.id, block.at);
+        if let Some(Cached::Extents(found)) = self.cache.get(&wanted).await {
+            return Ok(found);
+        }
+        match self.of_record(&block.at, || self.joined(wanted, fetch())).await? {
+            Cached::Extents(extents) => Ok(extents),
+            _ => Err(self.corrupt(place, FormatError::Hash)),
         }
     }
 
-    /// The raw bytes of a metadata record, verified.
-    pub async fn meta(&self, at: &RecordRef) -> Result<Bytes, ContentError> {
-        self.unless_refused((PackKind::Meta, at.pack, at.offset), self.proved_meta(at)).await
+    /// What `fetch` makes of a metadata record, also of one that somebody else fetches: see [`Self::until_deadline`].
+    pub async fn of_record<T, F>(&self, at: &RecordRef, fetch: impl Fn() -> F) -> Result<T, ContentError>
+    where
+        F: Future<Output = Result<T, ContentError>>,
+    {
+        let place = (PackKind::Meta, at.pack, at.offset);
+        self.unless_refused(place, self.until_deadline(place, fetch)).await
     }
 
-    async fn proved_meta(&self, at: &RecordRef) -> Result<Bytes, ContentError> {
+    /// The raw bytes of a metadata record, verified. Ask for them inside of [`Self::of_record`].
+    pub async fn meta(&self, at: &RecordRef) -> Result<Bytes, ContentError> {
         let mut why = FormatError::Hash;
         for _ in 0..2 {
             let stored = self.store.get_record(PackKind::Meta, at.pack, at.offset, at.stored).await?;

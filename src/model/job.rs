@@ -113,6 +113,9 @@ pub struct Committed {
     pub new_bytes: u64,
     /// Labels set.
     pub labels: Vec<String>,
+    /// What is to be said of labels: a sentence for each that is not set, or that somebody else moved meanwhile.
+    #[serde(default)]
+    pub label_notes: Vec<String>,
 }
 
 /// The buffer that says `value`; `None` if that does not fit.

@@ -25,11 +25,18 @@ use crate::store::{Store, refs};
 
 const CALLER: Caller = Caller { uid: 1000, gid: 100, umask: 0o022 };
 const CACHE_BYTES: u64 = 4 << 20;
-/// Names that a tree may hold.
-const NAMES: usize = 9;
+/// Names that a directory may hold.
+const NAMES: usize = 6;
+/// Directories that a tree may hold beside its root.
+const DIRECTORIES: usize = 2;
 
-/// A tree as a user sees it: all files lie in its root.
+/// A tree as a user sees it: files by their paths, and directories, whose paths end with a `/`.
 pub type Files = BTreeMap<String, Vec<u8>>;
+
+/// The smallest there are: a file of a few chunks is written in no time.
+fn chunk() -> ChunkSize {
+    ChunkSize::from_log2(16).expect("the smallest")
+}
 
 /// What the tree held, state by state; known to nobody but the simulation.
 #[derive(Default)]
@@ -201,7 +208,7 @@ impl HostState {
         }
         let config = TreeConfig {
             dir: self.dir.path().to_owned(),
-            chunk: ChunkSize::DEFAULT,
+            chunk: chunk(),
             owner: (0, 0),
             acl: true,
             reader: reader.clone(),
@@ -234,23 +241,32 @@ impl HostState {
     /// One change that a user makes.
     async fn change(&self, mut rng: Rng) -> Result<String, String> {
         let Opened { tree, committer } = self.opened()?;
-        let name = format!("f{}", rng.below(NAMES));
-        let file = FileName::new(name.clone().into_bytes()).unwrap();
-        let found = match tree.lookup(ROOT, &file).await {
-            Ok(found) => Some(found.ino),
-            Err(StagingError::NotFound) => None,
-            Err(why) => return Err(said(why)),
+        if rng.chance(15) {
+            return self.change_directory(&tree, rng).await;
+        }
+        let file = file_name(&format!("f{}", rng.below(NAMES)));
+        // In a directory, if there is that one.
+        let dir = directory_name(rng.below(DIRECTORIES * 2));
+        let (parent, path) = match look(&tree, ROOT, &dir).await? {
+            Some(ino) => (ino, format!("{dir}/")),
+            None => (ROOT, String::new()),
         };
+        let name = format!("{path}{file}");
+        let found = look(&tree, parent, &file).await?;
         let bytes: Vec<u8> = {
             // Some contents come again, in other files and on other hosts.
             let mut content = if rng.chance(30) { Rng::new(7) } else { Rng::new(rng.next()) };
             // Small ones share blocks and packs; each larger one has a pack, and more than four wait for each other.
-            let len = if rng.chance(50) { 300 + rng.below(30_000) } else { 66_000 + rng.below(4_000) };
+            let len = match rng.below(10) {
+                0..5 => 300 + rng.below(30_000),
+                5..9 => 66_000 + rng.below(4_000),
+                _ => 200_000 + rng.below(60_000),
+            };
             std::iter::repeat_with(|| content.next() as u8).take(len).collect()
         };
         let Some(ino) = found else {
             let body = InodeBody::File(FileData::empty());
-            let made = tree.create(ROOT, &file, 0o644, body, CALLER).await.map_err(said)?;
+            let made = tree.create(parent, &file, 0o644, body, CALLER).await.map_err(said)?;
             self.states().change(|files| drop(files.insert(name.clone(), Vec::new())));
             tree.write(made.ino, 0, &bytes, false, false).await.map_err(said)?;
             let len = bytes.len();
@@ -259,7 +275,7 @@ impl HostState {
             return Ok(format!("{name}: {len} new bytes"));
         };
         if rng.chance(25) {
-            tree.unlink(ROOT, &file).await.map_err(said)?;
+            tree.unlink(parent, &file).await.map_err(said)?;
             self.states().change(|files| drop(files.remove(&name)));
             return Ok(format!("{name} removed"));
         }
@@ -274,6 +290,34 @@ impl HostState {
         });
         committer.closed(ino);
         Ok(format!("{name}: {len} bytes at {at}"))
+    }
+
+    /// Makes, moves or removes a directory.
+    async fn change_directory(&self, tree: &Tree, mut rng: Rng) -> Result<String, String> {
+        let number = rng.below(DIRECTORIES);
+        let (name, other) = (directory_name(number), directory_name((number + 1) % DIRECTORIES));
+        let (key, into) = (format!("{name}/"), format!("{other}/"));
+        if look(tree, ROOT, &name).await?.is_none() {
+            tree.create(ROOT, &name, 0o755, InodeBody::Directory, CALLER).await.map_err(said)?;
+            self.states().change(|files| drop(files.insert(key.clone(), Vec::new())));
+            return Ok(format!("{key} made"));
+        }
+        if rng.chance(60) && look(tree, ROOT, &other).await?.is_none() {
+            tree.rename(ROOT, &name, ROOT, &other, true).await.map_err(said)?;
+            self.states().change(|files| {
+                let moved = |path: String| path.strip_prefix(&key).map_or(path.clone(), |rest| format!("{into}{rest}"));
+                *files = std::mem::take(files).into_iter().map(|(path, bytes)| (moved(path), bytes)).collect();
+            });
+            return Ok(format!("{key} is now {into}"));
+        }
+        match tree.rmdir(ROOT, &name).await {
+            Ok(()) => {
+                self.states().change(|files| drop(files.remove(&key)));
+                Ok(format!("{key} removed"))
+            }
+            Err(StagingError::NotEmpty) => Ok(format!("{key} is not empty")),
+            Err(why) => Err(said(why)),
+        }
     }
 
     async fn commit(&self, mut rng: Rng, fail_if_diverged: bool) -> Result<String, String> {
@@ -361,10 +405,39 @@ pub async fn read_bundle(shared: &Shared, (repo, bundle): Named) -> Result<Files
     let reader = ContentReader::new(shared.direct.clone(), CACHE_BYTES);
     let snapshot = Snapshot::open(reader.clone(), RangeCache::new(CACHE_BYTES), repo, bundle).await.map_err(said)?;
     let mut files = Files::new();
-    for (name, _, entry) in snapshot.list(&TreePath::root(), None, 1_000).await.map_err(said)? {
-        let Body::File(body) = &entry.body else { return Err("not a file".to_owned()) };
-        let bytes = reader.read(body, ChunkSize::DEFAULT, 0..body.size).await.map_err(said)?;
-        files.insert(String::from_utf8(name.as_bytes().to_vec()).unwrap(), bytes.to_vec());
+    let mut directories = vec![String::new()];
+    while let Some(path) = directories.pop() {
+        let directory = TreePath::parse(path.trim_end_matches('/').as_bytes()).map_err(said)?;
+        for (name, _, entry) in snapshot.list(&directory, None, 1_000).await.map_err(said)? {
+            let name = format!("{path}{name}");
+            match &entry.body {
+                Body::File(body) => {
+                    let read = reader.read(body, snapshot.descriptor().chunk_size, 0..body.size);
+                    files.insert(name, read.await.map_err(said)?.to_vec());
+                }
+                Body::Directory { .. } => {
+                    files.insert(format!("{name}/"), Vec::new());
+                    directories.push(format!("{name}/"));
+                }
+                _ => return Err("neither file nor directory".to_owned()),
+            }
+        }
     }
     Ok(files)
+}
+
+fn directory_name(number: usize) -> FileName {
+    file_name(&format!("d{number}"))
+}
+
+fn file_name(name: &str) -> FileName {
+    FileName::new(name.as_bytes().to_vec()).unwrap()
+}
+
+async fn look(tree: &Tree, parent: u64, name: &FileName) -> Result<Option<u64>, String> {
+    match tree.lookup(parent, name).await {
+        Ok(found) => Ok(Some(found.ino)),
+        Err(StagingError::NotFound) => Ok(None),
+        Err(why) => Err(said(why)),
+    }
 }

@@ -362,7 +362,13 @@ impl Commit {
         let round = if self.shared.is(Mutant::NoW2) || self.shared.is(Mutant::NoCatalogLook) {
             self.register_mutant(intent, extension).await.map_err(stopped)?
         } else {
-            intents::register(store, intent, extension).await.map_err(stopped)?
+            // W4: what has passed W2 under one round is only named under the next.
+            let is_accepted = self.journal().registered.iter().any(|(known, _)| extension.is_none() && known == intent);
+            let registered = match is_accepted {
+                true => intents::renew(store, intent, extension).await,
+                false => intents::register(store, intent, extension).await,
+            };
+            registered.map_err(stopped)?
         };
         for base in &intent.bases {
             if is_alive(&self.shared, (intent.repo, *base)).await {

@@ -430,20 +430,23 @@ impl Snapshot {
     async fn load(
         &self,
         at: &RecordRef,
-        decode: impl FnOnce(&[u8]) -> Result<Loaded, FormatError>,
+        decode: impl Fn(&[u8]) -> Result<Loaded, FormatError>,
     ) -> Result<Loaded, SnapshotError> {
         if let Some(found) = self.ranges.cache.get(at).await {
             return Ok(found);
         }
-        let fetch = async {
+        let fetch = || async {
             let raw = self.reader.meta(at).await?;
             decode(&raw).map_err(|why| ContentError::Corrupt {
                 key: self.reader.store().keys().pack(PackKind::Meta, at.pack),
                 why,
             })
         };
-        let loaded = self.ranges.cache.try_get_with(*at, fetch).await;
-        loaded.map_err(|error: Arc<ContentError>| SnapshotError::Content((*error).clone()))
+        let joined = || async {
+            let loaded = self.ranges.cache.try_get_with(*at, fetch()).await;
+            loaded.map_err(|error: Arc<ContentError>| (*error).clone())
+        };
+        Ok(self.reader.of_record(at, joined).await?)
     }
 
     /// All ranges of a table, in key order.

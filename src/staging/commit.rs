@@ -14,7 +14,7 @@
 //!
 //! Writers go on all the while: see [`super::seal`].
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -42,7 +42,7 @@ use crate::local::db::{Cursor, Family};
 use crate::model::chunk::ChunkLayout;
 use crate::model::entry::TreeCounts;
 use crate::model::id::{BundleId, ObjectHash, RepoId, Run};
-use crate::model::limits::{INLINE_BYTES_MAX, MESSAGE_BYTES_MAX, SMALL_FILE_BYTES_MAX};
+use crate::model::limits::{INLINE_BYTES_MAX, LABELS_MAX, MESSAGE_BYTES_MAX, SMALL_FILE_BYTES_MAX};
 use crate::model::name::LabelName;
 use crate::snapshot::tree::{RangeCache, Snapshot, SnapshotError};
 use crate::snapshot::writer::{TreeWriter, WriteError};
@@ -131,6 +131,41 @@ pub struct CommitReport {
     pub bytes: u64,
     /// Bytes of new data packs.
     pub new_bytes: u64,
+    /// What is to be said of labels that were asked for: those that are not set, and those that others moved meanwhile.
+    pub labels: LabelReport,
+}
+
+/// What became of labels that did not simply move to the bundle.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LabelReport {
+    /// Not set: the bundle was removed already, or the repo has as many as it may have.
+    pub refused: Vec<LabelName>,
+    /// Set, but somebody else had moved them since the commit began: to this bundle, or away.
+    pub moved: Vec<(LabelName, Option<BundleId>)>,
+}
+
+impl LabelReport {
+    /// What `entered` did to labels that led to `before` when the commit began.
+    fn new(entered: refs::Entered, before: &BTreeMap<LabelName, BundleId>) -> Self {
+        let mut moved = entered.labels_set;
+        moved.retain(|(label, was)| before.get(label) != was.as_ref());
+        Self { refused: entered.labels_refused, moved }
+    }
+
+    /// A sentence for each.
+    pub fn sentences(&self) -> Vec<String> {
+        let refused = self.refused.iter().map(|label| {
+            format!(
+                "label {label}: not set: the bundle was removed by somebody, or the repo has {LABELS_MAX} labels \
+                 (restore the bundle, or remove a label, then set it)"
+            )
+        });
+        let moved = self.moved.iter().map(|(label, was)| match was {
+            Some(was) => format!("label {label}: somebody moved it to {was} meanwhile; now it names this bundle"),
+            None => format!("label {label}: somebody removed it meanwhile; now it names this bundle"),
+        });
+        refused.chain(moved).collect()
+    }
 }
 
 /// Commits one staging tree.
@@ -193,6 +228,10 @@ impl Committer {
         };
         committer.recover().await?;
         committer.find_parent().await?;
+        // Of a store that does not answer now the next commit asks the same.
+        if let Err(error) = committer.end_idle_intent(&mut *committer.lane.lock().await).await {
+            tracing::warn!(%error, "an intent that nobody needs is still registered");
+        }
         Ok(Arc::new(committer))
     }
 
@@ -249,7 +288,10 @@ impl Committer {
         let summary = descriptor.summary(&sealed.object);
         // Where history was at the seal is not journaled: all of it is searched, as this is rare.
         let since = refs::Position::default();
-        refs::enter(&self.store, self.repo, &summary, since, sealed.base, Some(sealed.base)).await?;
+        let entered = refs::enter(&self.store, self.repo, &summary, since, sealed.base, Some(sealed.base)).await?;
+        for sentence in (LabelReport { refused: entered.labels_refused, moved: Vec::new() }).sentences() {
+            tracing::warn!(bundle = %descriptor.bundle, "{sentence}");
+        }
         // Whether the tree has changed since nobody knows: it stays as it is, and a commit that finds the same tables
         // makes no bundle.
         self.journal.finish(Some((descriptor.bundle, ObjectHash::of(&sealed.object))))?;
@@ -378,6 +420,7 @@ impl Committer {
         // A store that does not answer is found out by a short request: a pack under way may take minutes before it is
         // given up.
         intents::head(&self.store).await?;
+        let labels = self.labels_named(request).await?;
         // What the background has under way is attached first, so that the instant knows of it.
         active.flush().await?;
         self.forget_sealed()?;
@@ -387,7 +430,7 @@ impl Committer {
         self.faults.hit(FaultPoint::AfterData);
         // W4: a round that began meanwhile has not seen the intent.
         if intents::head(&self.store).await? != active.round {
-            intents::register(&self.store, &active.intent, None).await?;
+            intents::renew(&self.store, &active.intent, None).await?;
         }
         let (descriptor, object) = self.tables(active, (&sealed, linked), request, parent).await?;
         self.faults.hit(FaultPoint::AfterTables);
@@ -410,6 +453,7 @@ impl Committer {
         let summary = descriptor.summary(&object);
         let entered = refs::enter(&self.store, self.repo, &summary, since, base, None).await?;
         self.faults.hit(FaultPoint::AfterRefs);
+        let diverged = entered.diverged;
         let new_bytes = self.journal.packs()?.iter().map(|pack| pack.length).sum();
         self.journal.finish(Some((descriptor.bundle, ObjectHash::of(&object))))?;
         self.tree.mark_published(sealed.changes).await?;
@@ -419,12 +463,21 @@ impl Committer {
         Ok(Some(CommitReport {
             bundle,
             base,
-            diverged: entered.diverged,
+            diverged,
             changed: true,
             files: descriptor.counts.files,
             bytes: descriptor.counts.bytes,
             new_bytes,
+            labels: LabelReport::new(entered, &labels),
         }))
+    }
+
+    /// What the labels of the repo name, where the commit is to move one.
+    async fn labels_named(&self, request: &CommitRequest) -> Result<BTreeMap<LabelName, BundleId>, StoreError> {
+        if request.labels.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        Ok(refs::load(&self.store, self.repo).await?.map(|link| link.record.labels).unwrap_or_default())
     }
 
     /// W3: stores every chunk of the instant that was not attached before the seal. Answers the hard-linked inodes that it
@@ -544,6 +597,15 @@ impl Committer {
         }
     }
 
+    /// Gives up the intent of a tree without changes: nothing will fill its slot, and while that is empty nobody can remove
+    /// its bases.
+    async fn end_idle_intent(&self, lane: &mut Lane) -> Result<(), CommitError> {
+        let is_idle = !self.tree.is_dirty() && self.journal.sealed()?.is_none();
+        let Some(intent) = self.journal.intent()?.filter(|_| is_idle) else { return Ok(()) };
+        lane.active = None;
+        self.give_up(&intent).await
+    }
+
     /// Fills the intent's slot for good.
     pub(super) async fn give_up(&self, intent: &Intent) -> Result<(), CommitError> {
         // Before the marker: once it is there, nothing of the intent may be named.
@@ -572,6 +634,9 @@ impl Committer {
     pub async fn follow(&self, parent: Option<BundleId>, snapshot: Arc<Snapshot>) -> Result<bool, CommitError> {
         let Ok(mut lane) = self.lane.try_lock() else { return Ok(false) };
         let is_parent = self.parent().map(|parent| parent.descriptor().bundle) == parent;
+        if is_parent && !self.tree.is_dirty() {
+            self.end_idle_intent(&mut lane).await?;
+        }
         if !is_parent || !self.tree.rebase(snapshot.clone()).await? {
             return Ok(false);
         }
@@ -589,7 +654,17 @@ impl Committer {
             refs::set_label(&self.store, self.repo, label, Some(bundle), false).await?;
         }
         let (files, bytes) = (counts.files, counts.bytes);
-        Ok(CommitReport { bundle, base: Some(bundle), diverged: false, changed: false, files, bytes, new_bytes: 0 })
+        let labels = LabelReport::default();
+        Ok(CommitReport {
+            bundle,
+            base: Some(bundle),
+            diverged: false,
+            changed: false,
+            files,
+            bytes,
+            new_bytes: 0,
+            labels,
+        })
     }
 
     async fn refuse_diverged(&self, base: Option<BundleId>) -> Result<(), CommitError> {

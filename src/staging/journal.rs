@@ -68,7 +68,21 @@ impl Journal {
     pub fn set_intent(&self, intent: &Intent) -> Result<(), StagingError> {
         let mut batch = Batch::default();
         batch.put(Family::Meta, &b"intent"[..], intent.encode());
+        batch.delete(Family::Meta, &b"accepted"[..]);
         Ok(self.db.write_durably(batch)?)
+    }
+
+    /// W2 is through: from now on a collection keeps the bases' packs.
+    pub fn set_accepted(&self) -> Result<(), StagingError> {
+        let mut batch = Batch::default();
+        batch.put(Family::Meta, &b"accepted"[..], []);
+        // Not durable: who does not know of it looks once more.
+        Ok(self.db.write(batch)?)
+    }
+
+    /// Whether the intent under way has passed W2.
+    pub fn is_accepted(&self) -> Result<bool, StagingError> {
+        Ok(self.db.get(Family::Meta, b"accepted")?.is_some())
     }
 
     /// The bundle that the tree's next bundle follows: the base's or the last one published from here.
@@ -100,8 +114,9 @@ impl Journal {
     /// The commit is over: `parent` is published (or nothing is, with `None`), and the next one takes a new intent.
     pub fn finish(&self, parent: Option<(BundleId, ObjectHash)>) -> Result<(), StagingError> {
         let mut batch = Batch::default();
-        batch.delete(Family::Meta, &b"intent"[..]);
-        batch.delete(Family::Meta, &b"sealed"[..]);
+        for key in [&b"intent"[..], b"accepted", b"sealed"] {
+            batch.delete(Family::Meta, key);
+        }
         for (key, _) in self.db.prefix(Family::Meta, b"pack/", b"pack/", usize::MAX)? {
             batch.delete(Family::Meta, key);
         }

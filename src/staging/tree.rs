@@ -550,7 +550,8 @@ fn start_anew(db: &Database, files: &StagedFiles, base: Option<&Snapshot>) -> Re
     let generation = next_generation(get_number(db, b"generation")?.unwrap_or(0));
     let mut batch = Batch::default();
     empty(&mut batch);
-    for key in [&b"intent"[..], b"sealed", b"parent"] {
+    // The intent stays: its slot has to be filled before it is forgotten, and that takes the store.
+    for key in [&b"sealed"[..], b"parent"] {
         batch.delete(Family::Meta, key);
     }
     batch.delete_prefix(Family::Meta, &b"pack/"[..]);

@@ -237,6 +237,10 @@ impl Committer {
         let intent = match self.journal.intent()? {
             Some(intent) if intent.bases == bases => {
                 self.adopt(&intent).await?;
+                if self.journal.is_accepted()? {
+                    let round = intents::renew(&self.store, &intent, None).await?;
+                    return Ok((intent, round));
+                }
                 intent
             }
             other => {
@@ -252,6 +256,7 @@ impl Committer {
         };
         self.journal.set_intent(&intent)?;
         let round = intents::register(&self.store, &intent, None).await?;
+        self.journal.set_accepted()?;
         Ok((intent, round))
     }
 

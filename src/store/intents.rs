@@ -44,21 +44,7 @@ pub async fn head(store: &Store) -> Result<u64, StoreError> {
 ///
 /// Safe to drop and to repeat: the same intent gives the same object.
 pub async fn register(store: &Store, intent: &Intent, extension: Option<u32>) -> Result<u64, StoreError> {
-    let mut round = head(store).await?;
-    // A collection that begins between the two looks has not seen the intent: it is registered there too.
-    loop {
-        let key = store.keys().intent(round, intent.id, extension);
-        let object = envelope::seal(ObjectKind::Intent, store.context(), &intent.encode());
-        match store.put_new(&key, &object).await? {
-            Put::Ours => {}
-            Put::Theirs(_) => return Err(StoreError::Corrupt { key, why: FormatError::Hash }),
-        }
-        let now = head(store).await?;
-        if now == round {
-            break;
-        }
-        round = now;
-    }
+    let round = renew(store, intent, extension).await?;
     let catalog = super::catalog::load(store).await?;
     let live = catalog.repos.values().any(|entry| entry.id == intent.repo && entry.state == RepoState::Live);
     if !live {
@@ -77,6 +63,29 @@ pub async fn register(store: &Store, intent: &Intent, extension: Option<u32>) ->
         }
     }
     Ok(round)
+}
+
+/// Registers an intent that has passed [`register`] under the rounds that began since (W4). Answers the newest.
+///
+/// Nothing is looked at again. A round that purged a base has listed intents before this one was there; it does not
+/// end before the intent stands in it, and then deletes no pack of a base that is named there. A removal of the repo finds
+/// the intent open. Whoever gave the intent up has filled its slot, which the commit finds out.
+pub async fn renew(store: &Store, intent: &Intent, extension: Option<u32>) -> Result<u64, StoreError> {
+    let mut round = head(store).await?;
+    // A collection that begins between the two looks has not seen the intent: it is registered there too.
+    loop {
+        let key = store.keys().intent(round, intent.id, extension);
+        let object = envelope::seal(ObjectKind::Intent, store.context(), &intent.encode());
+        match store.put_new(&key, &object).await? {
+            Put::Ours => {}
+            Put::Theirs(_) => return Err(StoreError::Corrupt { key, why: FormatError::Hash }),
+        }
+        let now = head(store).await?;
+        if now == round {
+            return Ok(round);
+        }
+        round = now;
+    }
 }
 
 /// All intents of a round.
@@ -172,6 +181,18 @@ mod tests {
         store.put_new(&purged, &Bytes::from_static(b"gone")).await.unwrap();
         let refused = register(&store, &intent, None).await.unwrap_err().to_string();
         assert!(refused.contains("was purged"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_base_that_is_purged_after_the_intent_was_accepted_stops_nobody() {
+        let (store, intent) = writer().await;
+        register(&store, &intent, None).await.unwrap();
+        let purged = store.keys().purged(intent.repo, intent.bases[0]);
+        store.put_new(&purged, &Bytes::from_static(b"gone")).await.unwrap();
+        let round = key::record(&store.keys().condemned(), 5);
+        store.put_new(&round, &Bytes::from_static(b"a round")).await.unwrap();
+        assert_eq!(renew(&store, &intent, None).await.unwrap(), 5);
+        assert_eq!(open_intents(&store, 5).await.unwrap(), [intent], "its bases are named there");
     }
 
     #[tokio::test]

@@ -84,6 +84,8 @@ pub struct Entered {
     pub diverged: bool,
     /// Labels that were asked for and not set: the repo has as many as it may have, or the bundle was removed already.
     pub labels_refused: Vec<LabelName>,
+    /// Labels that were set, and what each named until then.
+    pub labels_set: Vec<(LabelName, Option<BundleId>)>,
 }
 
 /// Enters a published bundle into the history (W8); done at once when it is there already.
@@ -134,14 +136,14 @@ fn with_entry(
     if !is_gone && move_latest_only_from.is_none_or(|only| only == next.latest) {
         next.latest = Some(summary.bundle);
     }
-    let mut labels_refused = Vec::new();
+    let (mut labels_refused, mut labels_set) = (Vec::new(), Vec::new());
     for label in &summary.labels {
         // One label too many would make a record that nobody reads; the bundle is safe without it. No label names what
         // was removed.
         if is_gone || (next.labels.len() >= LABELS_MAX && !next.labels.contains_key(label)) {
             labels_refused.push(label.clone());
         } else {
-            next.labels.insert(label.clone(), summary.bundle);
+            labels_set.push((label.clone(), next.labels.insert(label.clone(), summary.bundle)));
         }
     }
     let time = now.max(next.time.next());
@@ -149,7 +151,7 @@ fn with_entry(
     if next.recent.len() > RECENT_MAX {
         next.recent.remove(0);
     }
-    (next, Entered { diverged, labels_refused })
+    (next, Entered { diverged, labels_refused, labels_set })
 }
 
 /// Sets or moves a label; `only_new` refuses one that exists.

@@ -329,7 +329,8 @@ impl Vfs {
                 }
                 let diverged =
                     if report.diverged { " (diverged: latest was another bundle than the base)" } else { "" };
-                let text = format!("{}{diverged}", report.bundle);
+                let labels: String = report.labels.sentences().iter().map(|note| format!(" ({note})")).collect();
+                let text = format!("{}{diverged}{labels}", report.bundle);
                 *self.control.last_commit.lock().expect("nothing panics while it holds a text") = Some(text);
                 let mut last = self.control.last_error.lock().expect("nothing panics while it holds a text");
                 last.take_if(|text| text.starts_with(COMMIT_ERROR));

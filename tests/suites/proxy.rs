@@ -41,6 +41,8 @@ pub enum Fault {
     SlowFirstByte(Duration),
     /// The store is not asked; no answer ever comes.
     Stall,
+    /// The store overwrites what it should only create.
+    Overwrite,
 }
 
 /// One request, as a plan sees it.
@@ -171,6 +173,13 @@ struct Message {
 impl Message {
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// The same without a header.
+    fn without(&self, name: &str) -> Self {
+        let mut headers = self.headers.clone();
+        headers.retain(|(found, _)| !found.eq_ignore_ascii_case(name));
+        Self { line: self.line.clone(), headers, body: self.body.clone() }
     }
 
     /// Line and headers, saying that `length` bytes of body follow.
@@ -313,7 +322,10 @@ impl Shared {
             Some(Fault::Stall) => return self.hold(client),
             _ => {}
         }
-        let answered = self.forward(upstream, asked, is_head)?;
+        let answered = match fault {
+            Some(Fault::Overwrite) => self.forward(upstream, &asked.without("if-none-match"), is_head)?,
+            _ => self.forward(upstream, asked, is_head)?,
+        };
         let status = answered.status();
         let half = answered.body.len() / 2;
         let is_whole = is_head || [204, 304].contains(&status);

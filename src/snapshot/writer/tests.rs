@@ -29,7 +29,10 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let store = Store::in_memory(clock(), entropy());
+        Self::over(Store::in_memory(clock(), entropy()))
+    }
+
+    fn over(store: Arc<Store>) -> Self {
         let (reader, ranges) = (ContentReader::new(store, 8 << 20), RangeCache::new(8 << 20));
         Self { reader, ranges, journal: Arc::default() }
     }
@@ -435,4 +438,27 @@ async fn a_change_has_gits_letter_and_times_alone_are_none() {
     let expected =
         ["M bytes", "D empty/", "D gone", "T kind", "M linked", "M mode", "A new", "T tree", "D tree/inside"];
     assert_eq!(text, expected);
+}
+
+#[tokio::test]
+async fn who_joins_anothers_fetch_of_metadata_is_refused_no_earlier_than_its_own_deadline() {
+    use crate::store::backend::Place;
+    use crate::store::fault::Faults;
+    let faults = Faults::new();
+    let places = std::collections::HashMap::from([(Role::Config, Place::memory().with_faults(&faults))]);
+    let limit = std::time::Duration::from_secs(2);
+    let world =
+        World::over(Store::new(crate::model::id::ContextId::from_parts(1, 1), places, limit, clock(), entropy()));
+    let mut writer = world.writer(1, None).await;
+    writer.file(file("f", Content::Inline(Bytes::from_static(b"x")), 1), 1).await.unwrap();
+    let snapshot = world.finish(writer, 1, &[]).await;
+    let look = |snapshot: Arc<Snapshot>| async move { snapshot.lookup_path(&TreePath::parse(b"f").unwrap()).await };
+    faults.set_stopped(true);
+    let first = tokio::spawn(look(snapshot.clone()));
+    tokio::time::sleep(limit * 6 / 10).await;
+    let second = tokio::spawn(look(snapshot));
+    tokio::time::sleep(limit * 5 / 10).await;
+    faults.set_stopped(false);
+    assert!(first.await.unwrap().is_err(), "nobody answered until its deadline");
+    assert!(second.await.unwrap().unwrap().is_some(), "it had time left when the store came back");
 }

@@ -141,7 +141,8 @@ impl Vfs {
     }
 
     fn committed(&self, repo: &RepoKey, report: &CommitReport, asked: &Asked) -> Committed {
-        let labels = self.settings().labels.iter().chain(&asked.labels);
+        let asked_for = self.settings().labels.iter().chain(&asked.labels);
+        let labels = asked_for.filter(|label| !report.labels.refused.contains(label));
         Committed {
             bundle: report.bundle.to_string(),
             repo: repo.name.to_string(),
@@ -153,6 +154,7 @@ impl Vfs {
             bytes: report.bytes,
             new_bytes: report.new_bytes,
             labels: labels.map(ToString::to_string).collect(),
+            label_notes: report.labels.sentences(),
         }
     }
 
