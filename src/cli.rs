@@ -99,9 +99,9 @@ pub fn main() -> ExitCode {
         Err(error) => return Failure::from(error).report(false),
     };
     match command {
-        Command::Commit(args) => output::finish(args.json, commit::run(&args)),
+        Command::Commit(args) => output::finish(args.json, commit::run(&args, &host)),
         Command::Mount(args) => for_mount_8(&host, mount::run(&args, &host)),
-        Command::Umount(args) => for_mount_8(&host, umount::run(&args)),
+        Command::Umount(args) => for_mount_8(&host, umount::run(&args, &host)),
         Command::Submit { verb, path } => output::finish(true, control::submit(&path, &verb)),
         Command::Context(command) => context::run(command, &host),
         Command::Completions { shell } => {

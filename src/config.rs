@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::format::key::Role;
 use crate::model::clock::{Clock, Entropy};
 use crate::model::id::ContextId;
-use crate::model::name::ContextName;
+use crate::model::name::{ContextName, Contributor, NameError};
 use crate::store::backend::{self, Place};
 use crate::store::share::Limits;
 use crate::store::{Store, StoreError};
@@ -227,6 +227,18 @@ pub struct Context {
     pub file: PathBuf,
 }
 
+/// Who commits: an option of a context, and of a mount.
+pub const CONTRIBUTOR: &str = "contributor";
+/// Options of a context that are not its store's.
+pub const OWN_OPTIONS: &[&str] = &[CONTRIBUTOR];
+
+/// See [`Context::own_options`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnOptions {
+    /// Who commits, whoever it is.
+    pub contributor: Option<Contributor>,
+}
+
 /// The file's text.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -267,13 +279,39 @@ impl Context {
         toml::to_string(&file).expect("strings and maps of strings can be written as TOML")
     }
 
+    /// What the context's options say to datamon itself.
+    pub fn own_options(&self) -> Result<OwnOptions, StoreError> {
+        let refused = |name: &str, value: &str, form: String| StoreError::Unsupported {
+            what: format!("{name}={value}: bad value (accepted: {form})"),
+        };
+        let mut own = OwnOptions::default();
+        if let Some(text) = self.options.get(CONTRIBUTOR) {
+            let parsed = text.parse().map_err(|why: NameError| refused(CONTRIBUTOR, text, why.to_string()))?;
+            own.contributor = Some(parsed);
+        }
+        Ok(own)
+    }
+
+    /// Refuses an option that neither datamon nor any place of the context has, by name.
+    pub fn check_options(&self) -> Result<(), StoreError> {
+        self.own_options()?;
+        let urls = self.roles.values().chain([&self.store]).map(String::as_str).collect::<Vec<_>>();
+        backend::check_options(&urls, &self.store_options())
+    }
+
+    fn store_options(&self) -> BTreeMap<String, String> {
+        let of_the_store = self.options.iter().filter(|(name, _)| !OWN_OPTIONS.contains(&name.as_str()));
+        of_the_store.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
     /// Every place of the context by role, with the options `over` before the context's own.
     pub fn places(
         &self,
         environment: &Environment,
         over: &BTreeMap<String, String>,
     ) -> Result<HashMap<Role, Place>, StoreError> {
-        let mut options = self.options.clone();
+        self.own_options()?;
+        let mut options = self.store_options();
         options.extend(over.iter().map(|(name, value)| (name.clone(), value.clone())));
         let urls = self.roles.values().chain([&self.store]).map(String::as_str).collect::<Vec<_>>();
         backend::check_options(&urls, &options)?;

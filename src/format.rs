@@ -7,13 +7,14 @@
 //!
 //! 1. A decoder bounds every length before it allocates or decompresses, and never panics: what it is given
 //!    may come from a broken disk or from an attacker.
-//! 2. What is decoded was complete: trailing bytes are refused.
+//! 2. What is decoded was complete: bytes behind the last field are refused, or are [`extension`]s.
 //! 3. An unknown major version or incompatible feature bit is refused by name.
 
 pub mod catalog;
 pub mod context;
 pub mod descriptor;
 pub mod envelope;
+pub mod extension;
 pub mod intent;
 pub mod key;
 pub mod pack;

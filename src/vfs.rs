@@ -19,6 +19,8 @@
 pub mod control;
 pub mod error;
 pub mod follow;
+mod gestures;
+pub mod identity;
 pub mod known;
 pub mod namespace;
 pub mod node;
@@ -106,6 +108,8 @@ pub enum Opened {
     Staged,
     /// A text of this moment, read past the kernel's cache.
     Text(Bytes),
+    /// A text that only grows, read as it is now, past the kernel's cache.
+    Growing,
     /// A text too long to be made at once, read past the kernel's cache.
     Rows(Arc<tokio::sync::Mutex<control::files::BundleFiles>>),
     /// Takes commands.
@@ -273,7 +277,7 @@ impl Vfs {
                 Ok(self.staged(slot, attr))
             }
             Node::Row { .. } => Err(VfsError::ReadOnly),
-            Node::Name(node) => self.told(name.as_bytes(), self.make_name(&node, name, what).await),
+            Node::Name(node) => self.told(name.as_bytes(), self.make_name(&node, name, what, caller).await),
         }
     }
 
@@ -291,26 +295,26 @@ impl Vfs {
     }
 
     /// Removes a name that is no directory's.
-    pub async fn unlink(&self, parent: Ino, name: &FileName) -> Result<(), VfsError> {
+    pub async fn unlink(&self, parent: Ino, name: &FileName, caller: Caller) -> Result<(), VfsError> {
         match self.node(parent)? {
             Node::Staged { slot, ino } => {
                 self.writable()?;
                 Ok(self.tree(slot)?.unlink(ino, name).await?)
             }
             Node::Row { slot, .. } => Err(self.refused_below(slot)),
-            Node::Name(node) => self.told(name.as_bytes(), self.unlink_name(&node, name).await),
+            Node::Name(node) => self.told(name.as_bytes(), self.unlink_name(&node, name, caller).await),
         }
     }
 
     /// Removes an empty directory, an empty repo, a label.
-    pub async fn rmdir(&self, parent: Ino, name: &FileName) -> Result<(), VfsError> {
+    pub async fn rmdir(&self, parent: Ino, name: &FileName, caller: Caller) -> Result<(), VfsError> {
         match self.node(parent)? {
             Node::Staged { slot, ino } => {
                 self.writable()?;
                 Ok(self.tree(slot)?.rmdir(ino, name).await?)
             }
             Node::Row { slot, .. } => Err(self.refused_below(slot)),
-            Node::Name(node) => self.told(name.as_bytes(), self.remove_name(&node, name).await),
+            Node::Name(node) => self.told(name.as_bytes(), self.remove_name(&node, name, caller).await),
         }
     }
 
@@ -321,6 +325,7 @@ impl Vfs {
         to: (Ino, &FileName),
         no_replace: bool,
         exchange: bool,
+        caller: Caller,
     ) -> Result<(), VfsError> {
         match (self.node(from.0)?, self.node(to.0)?) {
             (Node::Staged { slot, ino: a }, Node::Staged { slot: other, ino: b }) if slot == other => {
@@ -332,7 +337,7 @@ impl Vfs {
                 Ok(tree.rename(a, from.1, b, to.1, no_replace).await?)
             }
             (Node::Name(a), Node::Name(b)) if a == b && !exchange => {
-                self.told(to.1.as_bytes(), self.rename_name(&a, from.1, to.1, no_replace).await)
+                self.told(to.1.as_bytes(), self.rename_name(&a, (from.1, to.1), no_replace, caller).await)
             }
             (Node::Row { .. }, _) | (_, Node::Row { .. }) => Err(VfsError::ReadOnly),
             _ => Err(VfsError::OtherTree),
@@ -387,8 +392,14 @@ impl Vfs {
                 self.note_read(slot, parts.iter().map(|part| part.len() as u64).sum());
                 Ok(parts)
             }
-            // Where the kernel opens without us there is no handle to keep a text in.
-            Node::Name(NameNode::Text(scope, text)) if self.is_all_immutable() => {
+            Node::Name(NameNode::Text(scope, text)) => {
+                if let Some((part, _)) = self.growing(scope.repo(), &text, range.clone()).await? {
+                    return Ok(vec![part]);
+                }
+                // Where the kernel opens without us there is no handle to keep a text in.
+                if !self.is_all_immutable() {
+                    return Err(VfsError::Invalid("a text is read through its handle"));
+                }
                 let (_, text) = self.rendered(&scope, &text).await?;
                 let end = (text.len() as u64).min(range.end);
                 Ok(vec![text.slice(range.start.min(end) as usize..end as usize)])
@@ -412,7 +423,14 @@ impl Vfs {
     }
 
     /// Writes bytes of a staged file.
-    pub async fn write(&self, ino: Ino, offset: u64, data: &[u8], append: bool, kill: bool) -> Result<(), VfsError> {
+    pub async fn write(
+        &self,
+        ino: Ino,
+        offset: u64,
+        data: &[u8],
+        (append, kill): (bool, bool),
+        caller: Caller,
+    ) -> Result<(), VfsError> {
         match self.node(ino)? {
             Node::Staged { slot, ino } => {
                 self.tree(slot)?.write(ino, offset, data, append, kill).await?;
@@ -420,7 +438,7 @@ impl Vfs {
             }
             Node::Row { .. } => Err(VfsError::ReadOnly),
             Node::Name(NameNode::Text(scope, text)) => {
-                self.write_text(&scope, &text, (!append).then_some(offset), data).await
+                self.write_text(&scope, &text, (!append).then_some(offset), data, caller).await
             }
             Node::Name(_) => Err(VfsError::NotPermitted),
         }

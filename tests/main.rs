@@ -15,6 +15,7 @@ mod suites {
     mod harness;
     mod instants;
     mod kernel;
+    mod lineage;
     mod look_around;
     mod mount;
     mod options;

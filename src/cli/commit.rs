@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::cli::control;
+use crate::cli::host::{CONTRIBUTOR, Host};
 use crate::cli::output::{Failure, print_json, print_line};
 use crate::cli::progress::Shown;
 use crate::model::job::{Committed, Verb};
@@ -37,9 +38,10 @@ pub struct CommitArgs {
 }
 
 /// Commits, and prints the bundle's id.
-pub fn run(args: &CommitArgs) -> Result<(), Failure> {
+pub fn run(args: &CommitArgs, host: &Host) -> Result<(), Failure> {
     let labels = args.labels.iter().map(ToString::to_string).collect();
-    let verb = Verb::Commit { message: args.message.clone(), labels, all: false };
+    let contributor = host.environment.get(CONTRIBUTOR).map(str::to_owned);
+    let verb = Verb::Commit { message: args.message.clone(), labels, all: false, contributor };
     let path = args.path.display().to_string();
     let commits = control::carry_out(&args.path, &verb, Shown::on_a_terminal("committing"));
     let commits = commits.map_err(|failure| failure.about(&path))?;

@@ -390,8 +390,7 @@ fn edit(host: &Host, name: &ContextName, options: Vec<(String, String)>) -> Resu
             context.options.insert(option, value);
         }
     }
-    let urls = context.roles.values().chain([&context.store]).map(String::as_str).collect::<Vec<_>>();
-    backend::check_options(&urls, &context.options)?;
+    context.check_options()?;
     Ok(host.places.save(&context)?)
 }
 
@@ -648,6 +647,9 @@ mod tests {
         set("endpoint", "http://x").unwrap();
         set("region", "").unwrap();
         assert!(set("colour", "blue").unwrap_err().message.contains("colour"));
+        set("contributor", "Ada").unwrap();
+        assert!(set("contributor", "a\tb").unwrap_err().message.contains("contributor="));
+        set("contributor", "").unwrap();
         let options = host.places.context(&name).unwrap().options;
         assert_eq!(options, [("endpoint".to_owned(), "http://x".to_owned())].into());
     }

@@ -7,6 +7,9 @@ use crate::config::{ConfigError, Environment, Places};
 use crate::local::sys;
 use crate::model::clock::{Clock, Entropy, Timestamp};
 
+/// Who commits, in the environment of a mount and of the commands that commit.
+pub const CONTRIBUTOR: &str = "DATAMON_CONTRIBUTOR";
+
 /// The host's wall clock.
 #[derive(Debug, Clone, Copy)]
 pub struct HostClock;

@@ -123,6 +123,9 @@ Other places for contexts, staged changes, and what can be lost.
 .B DATAMON_LOG
 What is logged: error, warn, info, debug.
 .TP
+.B DATAMON_CONTRIBUTOR
+Who commits, of commit, umount and mount; see IDENTITY in mount.datamon(8).
+.TP
 .B AWS_*
 Credentials, as the cloud's own tools read them. They are never written to a file of ours.
 .SH FILES
@@ -184,7 +187,27 @@ commits every changed staging tree of the mount and prints the bundles; when tha
 on. \fBumount \-l\fR, \fBumount \-i\fR and a killed daemon commit nothing and lose nothing.
 "#;
 
-const MOUNT_END: &str = r#".SH EXIT STATUS
+const MOUNT_END: &str = r#".SH IDENTITY
+Whose name a commit, a label's move or a removal has in the history. The first that says something:
+.TP
+.B 1
+\fBcontributor=\fR of the mount's options.
+.TP
+.B 2
+\fBcontributor\fR of the context (\fBdatamon context edit NAME \-\-option contributor=...\fR).
+.TP
+.B 3
+\fBDATAMON_CONTRIBUTOR\fR in the environment of \fBdatamon commit\fR or \fBumount\fR.
+.TP
+.B 4
+\fBDATAMON_CONTRIBUTOR\fR in the environment of the mount.
+.TP
+.B 5
+The user who did it, not the daemon's, and the host: ada@lab. Of who mounted: SUDO_USER, USER or LOGNAME, else the name in
+/etc/passwd.
+.PP
+It is a claim: what somebody may do rests on the store's credentials and on modes, never on this.
+.SH EXIT STATUS
 .TP
 .B 0
 Done.

@@ -3,6 +3,7 @@
 //! Everything that can be refused is refused before the mount appears. In the background this process starts itself
 //! again with `-f --child`; the child says one line on its stdout, `ready` or the refusal, and lives on alone.
 
+mod identity;
 mod place;
 mod remount;
 
@@ -18,6 +19,7 @@ use crate::cli::host::Host;
 use crate::cli::metrics;
 use crate::cli::options::{self, BaseOption, MountOptions};
 use crate::cli::output::{Failure, print_line};
+use crate::config::Context;
 use crate::content::reader::ContentReader;
 use crate::faults::Faults;
 use crate::fuse::session::{self, Access};
@@ -138,7 +140,7 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     let runtime = runtime.map_err(|why| Failure::new("failed", format!("threads: {why}")))?;
 
     let read_only = options.read_only || matches!(source, Source::Bundle(..) | Source::Label(..));
-    let settings = settings(args, host, &options, &context.name, state, read_only)?;
+    let settings = settings(args, host, &options, &context, state, read_only)?;
     // Before the mount appears: an address that is taken is refused.
     let numbers = options.metrics.map(metrics::bind).transpose()?;
     let limits = Limits {
@@ -209,7 +211,7 @@ fn settings(
     args: &MountArgs,
     host: &Host,
     options: &MountOptions,
-    context: &ContextName,
+    context: &Context,
     state: PathBuf,
     read_only: bool,
 ) -> Result<Settings, Failure> {
@@ -220,7 +222,7 @@ fn settings(
     };
     let (uid, gid) = sys::identity();
     Ok(Settings {
-        context: context.to_string(),
+        context: context.name.to_string(),
         source: args.source.clone(),
         read_only,
         state,
@@ -239,7 +241,7 @@ fn settings(
             umask: options.umask,
         },
         acl: options.acl,
-        who: place::who(host),
+        identity: identity::of(host, options, &context.own_options()?)?,
         sync_commits: options.commit_at_sync,
         umount_commits: options.commit_at_umount,
         message: options.message.clone(),

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::fuse::session::Access;
-use crate::model::name::LabelName;
+use crate::model::name::{Contributor, LabelName};
 use crate::store::share::REQUESTS;
 
 /// What a clean staging tree starts from.
@@ -50,6 +50,8 @@ pub struct MountOptions {
     pub message: String,
     /// Labels of commits by sync and umount.
     pub labels: Vec<LabelName>,
+    /// Who commits.
+    pub contributor: Option<Contributor>,
     /// Refuse to commit when `latest` moved.
     pub fail_if_diverged: bool,
     /// The state directory.
@@ -117,6 +119,8 @@ pub const OPTIONS: &[OptionText] = texts! {
         "message of commits made by sync and umount; quote one with a comma: message=\"a,b\"";
     "label=NAME", "", "label=nightly",
         "a label that every commit of this mount sets; repeatable";
+    "contributor=NAME", "", "contributor=Ada",
+        "who commits, in the history; before the context's, see IDENTITY in mount.datamon(8) (the user and the host)";
     "diverged=allow|fail", "allow", "diverged=fail",
         "whether a commit goes on when latest is no longer the tree's base: both bundles are kept";
     "state=DIR", "", "state=/var/lib/datamon",
@@ -249,6 +253,7 @@ impl MountOptions {
             commit_at_umount: true,
             message: String::new(),
             labels: Vec::new(),
+            contributor: None,
             fail_if_diverged: false,
             state: None,
             log: None,
@@ -343,6 +348,10 @@ impl MountOptions {
             "sync" => self.commit_at_sync = one_of("commit", "local")?,
             "message" => self.message = value.to_owned(),
             "label" => self.labels.push(value.parse().map_err(|_| bad("a label"))?),
+            "contributor" => {
+                let form = "a line of text, at most 256 bytes";
+                self.contributor = Some(value.parse().map_err(|_| bad(form))?);
+            }
             "diverged" => self.fail_if_diverged = one_of("fail", "allow")?,
             "state" => self.state = path()?,
             "log" => self.log = path()?,

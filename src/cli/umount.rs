@@ -10,6 +10,7 @@ use std::process::Command;
 use clap::Args;
 
 use crate::cli::control;
+use crate::cli::host::{CONTRIBUTOR, Host};
 use crate::cli::output::{Failure, print_line};
 use crate::cli::progress::Shown;
 use crate::local::sys;
@@ -53,7 +54,7 @@ pub struct Mounted {
 }
 
 /// Unmounts, after committing what changed.
-pub fn run(args: &UmountArgs) -> Result<(), Failure> {
+pub fn run(args: &UmountArgs, host: &Host) -> Result<(), Failure> {
     let dir = std::path::absolute(&args.dir).map_err(|why| Failure::new("failed", why.to_string()))?;
     let mounts = mounts()?;
     let Some(mounted) = find(&mounts, &dir) else {
@@ -67,7 +68,7 @@ pub fn run(args: &UmountArgs) -> Result<(), Failure> {
     if root && sys::is_in_use(&mounted.dir) {
         return Err(busy(&mounted.dir, "nothing was committed"));
     }
-    let committed = match commit_all(&mounted.dir) {
+    let committed = match commit_all(&mounted.dir, host) {
         // A dead daemon can commit nothing: its tree is staged, and the next mount finds it.
         Err(failure) if failure.kind == "dead" || failure.kind == "not_datamon" => Ok(()),
         outcome => outcome,
@@ -79,9 +80,10 @@ pub fn run(args: &UmountArgs) -> Result<(), Failure> {
     unmounted
 }
 
-fn commit_all(dir: &Path) -> Result<(), Failure> {
+fn commit_all(dir: &Path, host: &Host) -> Result<(), Failure> {
     control::carry_out(dir, &Verb::Freeze, Shown::nothing())?;
-    let verb = Verb::Commit { message: None, labels: Vec::new(), all: true };
+    let contributor = host.environment.get(CONTRIBUTOR).map(str::to_owned);
+    let verb = Verb::Commit { message: None, labels: Vec::new(), all: true, contributor };
     for done in control::carry_out(dir, &verb, Shown::on_a_terminal("committing"))? {
         done.label_notes.iter().for_each(|note| eprintln!("datamon: {}: {note}", done.repo));
         if done.changed {

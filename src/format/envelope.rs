@@ -73,13 +73,17 @@ impl ObjectKind {
 
 /// The head in front of a body of `body_bytes` bytes.
 pub fn head(kind: ObjectKind, context: ContextId, body_bytes: u64) -> Vec<u8> {
+    head_with(kind, context, 0, body_bytes)
+}
+
+fn head_with(kind: ObjectKind, context: ContextId, compatible: u32, body_bytes: u64) -> Vec<u8> {
     let mut writer = Writer::new();
     writer.array(MAGIC);
     writer.u8(kind as u8);
     writer.u8(HASH_BLAKE3);
     writer.u16(MAJOR);
     writer.u32(0);
-    writer.u32(0);
+    writer.u32(compatible);
     writer.array(&context.to_bytes());
     writer.u32(0);
     writer.u64(body_bytes);
@@ -88,7 +92,12 @@ pub fn head(kind: ObjectKind, context: ContextId, body_bytes: u64) -> Vec<u8> {
 
 /// An object: head, `body`, hash.
 pub fn seal(kind: ObjectKind, context: ContextId, body: &[u8]) -> Bytes {
-    let mut bytes = head(kind, context, body.len() as u64);
+    seal_with(kind, context, 0, body)
+}
+
+/// The same, with these compatible features.
+pub fn seal_with(kind: ObjectKind, context: ContextId, compatible: u32, body: &[u8]) -> Bytes {
+    let mut bytes = head_with(kind, context, compatible, body.len() as u64);
     bytes.extend_from_slice(body);
     let hash = ObjectHash::of(&bytes);
     bytes.extend_from_slice(hash.as_bytes());

@@ -2,11 +2,13 @@
 //!
 //! A record's body: `time i64 u32 · previous record's hash 32 (zeros for the first) · latest · labels ·
 //! trashed · purging · the last 64 summaries, oldest first`. Everything but history is complete in each record; history
-//! beyond the last 64 bundles is read by walking back.
+//! beyond the last 64 bundles is read by walking back. Extensions: 1, who wrote the record; 2, the last 64 events,
+//! `varint n, each {kind u8, bundle 16, time, who string}`, oldest first, which reach as far back as summaries do.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::FormatError;
+use super::extension;
 use super::wire::{Reader, Writer};
 use crate::model::clock::Timestamp;
 use crate::model::id::{BundleId, ObjectHash};
@@ -42,6 +44,35 @@ pub struct Summary {
     pub message: String,
 }
 
+/// What befell a bundle after it was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum EventKind {
+    /// It was removed, restorably.
+    Removed = 1,
+    /// It is back.
+    Restored = 2,
+}
+
+impl EventKind {
+    fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Removed, Self::Restored].into_iter().find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// One thing that befell a bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What.
+    pub kind: EventKind,
+    /// Which bundle.
+    pub bundle: BundleId,
+    /// When: later than the record before the one that it came with.
+    pub time: Timestamp,
+    /// Who did it; empty: nobody said.
+    pub who: String,
+}
+
 /// The state of a repo's names after one change.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RefsRecord {
@@ -59,7 +90,17 @@ pub struct RefsRecord {
     pub purging: BTreeSet<BundleId>,
     /// The last bundles, oldest first.
     pub recent: Vec<Summary>,
+    /// Who wrote this record; empty: nobody said.
+    pub who: String,
+    /// The last events, oldest first.
+    pub events: Vec<Event>,
 }
+
+/// Tags of the extensions.
+const WHO: u64 = 1;
+const EVENTS: u64 = 2;
+/// Bytes of the shortest event.
+const EVENT_BYTES_MIN: usize = 1 + 16 + 12 + 1;
 
 impl RefsRecord {
     /// The record's body.
@@ -79,7 +120,18 @@ impl RefsRecord {
         }
         writer.varint(self.recent.len() as u64);
         self.recent.iter().for_each(|summary| put_summary(&mut writer, summary));
+        if !self.who.is_empty() {
+            extension::put(&mut writer, WHO, self.who.as_bytes());
+        }
+        if !self.events.is_empty() {
+            extension::put(&mut writer, EVENTS, &encode_events(&self.events));
+        }
         writer.into_bytes()
+    }
+
+    /// The compatible features of its object.
+    pub fn compatible(&self) -> u32 {
+        if self.who.is_empty() && self.events.is_empty() { 0 } else { extension::EXTENDED }
     }
 
     /// The record with this body.
@@ -106,9 +158,17 @@ impl RefsRecord {
         for _ in 0..bounded(reader.count(SUMMARY_BYTES_MIN)?, RECENT_MAX, "summaries")? {
             recent.push(take_summary(&mut reader)?);
         }
-        reader.finish()?;
+        let (mut who, mut events) = (String::new(), Vec::new());
+        extension::take_all(&mut reader, |tag, value| {
+            match tag {
+                WHO => who = text(value.take(value.remaining())?)?,
+                EVENTS => events = take_events(value)?,
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
         let [trashed, purging] = sets;
-        Ok(Self { time, previous, latest, labels, trashed, purging, recent })
+        Ok(Self { time, previous, latest, labels, trashed, purging, recent, who, events })
     }
 }
 
@@ -144,6 +204,33 @@ fn take_summary(reader: &mut Reader<'_>) -> Result<Summary, FormatError> {
     Ok(Summary { bundle, descriptor, time, who, files, bytes, labels, message: take_text(reader)? })
 }
 
+fn encode_events(events: &[Event]) -> Vec<u8> {
+    let mut writer = Writer::new();
+    writer.varint(events.len() as u64);
+    for event in events {
+        writer.u8(event.kind as u8);
+        writer.array(&event.bundle.to_bytes());
+        put_time(&mut writer, event.time);
+        writer.string(event.who.as_bytes());
+    }
+    writer.into_bytes()
+}
+
+fn take_events(reader: &mut Reader<'_>) -> Result<Vec<Event>, FormatError> {
+    let mut events: Vec<Event> = Vec::new();
+    for _ in 0..bounded(reader.count(EVENT_BYTES_MIN)?, RECENT_MAX, "events")? {
+        let kind = EventKind::from_byte(reader.u8()?).ok_or(FormatError::Malformed { what: "kind of event" })?;
+        let bundle = BundleId::from_bytes(reader.array()?);
+        let event = Event { kind, bundle, time: take_time(reader)?, who: take_text(reader)? };
+        // What was read already is told from what is new by its time.
+        if events.last().is_some_and(|last| last.time >= event.time) {
+            return Err(FormatError::Malformed { what: "order of events" });
+        }
+        events.push(event);
+    }
+    Ok(events)
+}
+
 fn take_label(reader: &mut Reader<'_>) -> Result<LabelName, FormatError> {
     take_text(reader)?.parse().map_err(|_| FormatError::Malformed { what: "label" })
 }
@@ -162,7 +249,10 @@ pub fn take_time(reader: &mut Reader<'_>) -> Result<Timestamp, FormatError> {
 
 /// UTF-8 text of at most the longest message.
 pub fn take_text(reader: &mut Reader<'_>) -> Result<String, FormatError> {
-    let bytes = reader.string()?;
+    text(reader.string()?)
+}
+
+fn text(bytes: &[u8]) -> Result<String, FormatError> {
     bounded(bytes.len(), MESSAGE_BYTES_MAX, "text")?;
     String::from_utf8(bytes.to_vec()).map_err(|_| FormatError::Malformed { what: "text" })
 }
@@ -194,7 +284,18 @@ mod tests {
                 labels: vec![label],
                 message: "first".into(),
             }],
+            ..RefsRecord::default()
         }
+    }
+
+    /// The same, later, with what older records do not say.
+    fn extended() -> RefsRecord {
+        let event = |kind, secs, who: &str| {
+            let time = Timestamp { secs, nanos: 0 };
+            Event { kind, bundle: BundleId::from_parts(1, 1), time, who: who.into() }
+        };
+        let events = vec![event(EventKind::Removed, 10, "bob@lab"), event(EventKind::Restored, 11, "")];
+        RefsRecord { who: "bob@lab".into(), events, ..sample() }
     }
 
     #[test]
@@ -202,6 +303,35 @@ mod tests {
         let object = envelope::seal(ObjectKind::RefsRecord, ContextId::from_parts(1, 2), &sample().encode());
         let golden = include_bytes!("../../tests/golden/refs.bin");
         assert_eq!(&object[..], golden, "these bytes are in stores: a change needs another version");
+    }
+
+    #[test]
+    fn the_golden_record_with_extensions_is_unchanged() {
+        let (record, context) = (extended(), ContextId::from_parts(1, 2));
+        let object = envelope::seal_with(ObjectKind::RefsRecord, context, record.compatible(), &record.encode());
+        let golden = include_bytes!("../../tests/golden/refs_extended.bin");
+        assert_eq!(&object[..], golden, "these bytes are in stores: a change needs another version");
+        assert_eq!(RefsRecord::decode(&record.encode()), Ok(record));
+    }
+
+    #[test]
+    fn an_event_of_a_later_version_is_refused_and_an_unknown_extension_is_not() {
+        let mut record = extended();
+        let mut later = record.encode();
+        extension_of_a_later_version(&mut later);
+        assert_eq!(RefsRecord::decode(&later), Ok(record.clone()));
+        record.events[1].time = record.events[0].time;
+        assert_eq!(RefsRecord::decode(&record.encode()), Err(FormatError::Malformed { what: "order of events" }));
+        let (mut writer, summaries) = (Writer::new(), sample().encode());
+        extension::put(&mut writer, EVENTS, &[&[1, 9][..], &[0; 29]].concat());
+        let unknown = [summaries, writer.into_bytes()].concat();
+        assert_eq!(RefsRecord::decode(&unknown), Err(FormatError::Malformed { what: "kind of event" }));
+    }
+
+    fn extension_of_a_later_version(body: &mut Vec<u8>) {
+        let mut writer = Writer::new();
+        extension::put(&mut writer, 1_000, b"something new");
+        body.extend(writer.into_bytes());
     }
 
     #[test]
@@ -238,9 +368,13 @@ mod tests {
             let _ = RefsRecord::decode(&bytes);
             let mut flipped = sample().encode();
             let at = at % flipped.len();
+            prop_assert!(RefsRecord::decode(&flipped[..at]).is_err());
             flipped[at] ^= 1 << bit;
             let _ = RefsRecord::decode(&flipped);
-            prop_assert!(RefsRecord::decode(&flipped[..at]).is_err());
+            let mut extended = extended().encode();
+            let at = at % extended.len();
+            extended[at] ^= 1 << bit;
+            let _ = RefsRecord::decode(&extended);
         }
     }
 }

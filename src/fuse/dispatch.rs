@@ -385,22 +385,18 @@ impl Filesystem for Dispatch {
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name_or!(name, reply);
-        let vfs = self.vfs.clone();
+        let (vfs, caller) = (self.vfs.clone(), caller(request, 0));
         let touched = vec![(parent.0, name.clone())];
-        self.answer_change(
-            request,
-            Operation::Unlink,
-            touched,
-            async move { vfs.unlink(parent.0, &name).await },
-            reply,
-        );
+        let future = async move { vfs.unlink(parent.0, &name, caller).await };
+        self.answer_change(request, Operation::Unlink, touched, future, reply);
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name_or!(name, reply);
-        let vfs = self.vfs.clone();
+        let (vfs, caller) = (self.vfs.clone(), caller(request, 0));
         let touched = vec![(parent.0, name.clone())];
-        self.answer_change(request, Operation::Rmdir, touched, async move { vfs.rmdir(parent.0, &name).await }, reply);
+        let future = async move { vfs.rmdir(parent.0, &name, caller).await };
+        self.answer_change(request, Operation::Rmdir, touched, future, reply);
     }
 
     fn rename(
@@ -419,9 +415,10 @@ impl Filesystem for Dispatch {
         }
         let no_replace = flags.contains(RenameFlags::RENAME_NOREPLACE);
         let exchange = flags.contains(RenameFlags::RENAME_EXCHANGE);
-        let vfs = self.vfs.clone();
+        let (vfs, caller) = (self.vfs.clone(), caller(request, 0));
         let touched = vec![(parent.0, from.clone()), (to_parent.0, to.clone())];
-        let future = async move { vfs.rename((parent.0, &from), (to_parent.0, &to), no_replace, exchange).await };
+        let future =
+            async move { vfs.rename((parent.0, &from), (to_parent.0, &to), no_replace, exchange, caller).await };
         self.answer_change(request, Operation::Rename, touched, future, reply);
     }
 
@@ -542,9 +539,9 @@ impl Filesystem for Dispatch {
                 return reply.error(Errno::EIO);
             }
         }
-        let (vfs, data) = (self.vfs.clone(), Bytes::copy_from_slice(data));
+        let (vfs, data, caller) = (self.vfs.clone(), Bytes::copy_from_slice(data), caller(request, 0));
         let future = async move {
-            vfs.write(ino.0, offset, &data, append, kill).await?;
+            vfs.write(ino.0, offset, &data, (append, kill), caller).await?;
             Ok(data.len() as u32)
         };
         self.answer(request, Operation::Write, future, reply);
@@ -602,7 +599,7 @@ impl Filesystem for Dispatch {
         let is_sync = flags.0 & gesture == libc::O_NONBLOCK;
         let future = async move {
             if is_sync && vfs.is_commit_gesture(ino.0, caller, || waiters::groups(tid)).await {
-                vfs.commit(ino.0).await?;
+                vfs.commit(ino.0, caller).await?;
             } else {
                 vfs.follow(ino.0, true).await;
             }
@@ -701,7 +698,7 @@ impl Filesystem for Dispatch {
                     if !vfs.may_submit(ino.0, &verb, caller, || waiters::groups(tid)).await {
                         return Err(VfsError::NotPermitted);
                     }
-                    encoded(job::encode(&vfs.submit(ino.0, verb)?))
+                    encoded(job::encode(&vfs.submit(ino.0, verb, caller)?))
                 };
                 self.answer(request, Operation::Ioctl, future, reply);
             }
@@ -806,6 +803,8 @@ async fn open(
             let text = if cut.is_some() { Bytes::new() } else { text };
             (opened.handle, opened.flags) = (handles.add(Handle::Text(text)), FopenFlags::FOPEN_DIRECT_IO);
         }
+        // Nothing is to be kept for it.
+        Opened::Growing => opened.flags = FopenFlags::FOPEN_DIRECT_IO,
         Opened::Rows(rows) => {
             (opened.handle, opened.flags) = (handles.add(Handle::Rows(rows)), FopenFlags::FOPEN_DIRECT_IO);
         }

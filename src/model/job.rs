@@ -34,6 +34,9 @@ pub enum Verb {
         /// All changed trees of the mount.
         #[serde(default)]
         all: bool,
+        /// Who commits, by the environment of the command.
+        #[serde(default)]
+        contributor: Option<String>,
     },
     /// Let nobody change anything: until [`Verb::Thaw`], or until nobody has waited on a job for ten seconds.
     Freeze,
@@ -138,7 +141,8 @@ mod tests {
 
     #[test]
     fn what_one_side_says_the_other_understands() {
-        let verb = Verb::Commit { message: Some("west".into()), labels: vec!["v2".into()], all: false };
+        let verb =
+            Verb::Commit { message: Some("west".into()), labels: vec!["v2".into()], all: false, contributor: None };
         assert_eq!(decode::<Verb>(&encode(&verb).unwrap()), Some(verb));
         let running = Progress::Running { line: "packing".into(), done: 1, total: 2 };
         assert_eq!(decode::<Progress>(&encode(&running).unwrap()), Some(running));
@@ -147,7 +151,7 @@ mod tests {
     #[test]
     fn unknown_fields_are_ignored_and_missing_ones_have_a_default() {
         let verb = decode::<Verb>(br#"{"verb":"commit","colour":"red"}"#);
-        assert_eq!(verb, Some(Verb::Commit { message: None, labels: vec![], all: false }));
+        assert_eq!(verb, Some(Verb::Commit { message: None, labels: vec![], all: false, contributor: None }));
         assert_eq!(decode::<Verb>(br#"{"verb":"sing"}"#), None);
         assert_eq!(decode::<Job>(&[0xff; BUFFER_BYTES]), None);
     }

@@ -8,6 +8,8 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const PATH_BYTES_MAX: usize = 4096;
 /// Longest repo, label, context or stage name, in bytes.
 pub const LABEL_BYTES_MAX: usize = 128;
+/// Longest name of who commits, in bytes: it stands in every summary and event of a refs record.
+pub const CONTRIBUTOR_BYTES_MAX: usize = 256;
 /// Repos of one context.
 pub const REPOS_MAX: usize = 16_384;
 /// Labels of one repo.

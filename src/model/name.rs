@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 
-use super::limits::{LABEL_BYTES_MAX, NAME_BYTES_MAX};
+use super::limits::{CONTRIBUTOR_BYTES_MAX, LABEL_BYTES_MAX, NAME_BYTES_MAX};
 
 /// Why a text is no name. The sentence names the rule, so that a user can mend the name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +27,9 @@ pub enum NameError {
     /// The name has a meaning of its own.
     #[error("the name is reserved")]
     Reserved,
+    /// A line break, a tab or the like.
+    #[error("a contributor is a line of text without control characters")]
+    Control,
     /// `.`, `..`, or a name holding `/` or NUL.
     #[error("a file name must not be '.' or '..' nor hold '/' or a NUL byte")]
     NoFileName,
@@ -120,6 +123,34 @@ impl FromStr for LabelName {
     }
 }
 
+/// Who commits, as a person or a program calls itself: 1 to 256 bytes of text without control characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contributor(String);
+
+impl FromStr for Contributor {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text.trim().is_empty() {
+            return Err(NameError::Empty);
+        }
+        if text.len() > CONTRIBUTOR_BYTES_MAX {
+            return Err(NameError::TooLong { max: CONTRIBUTOR_BYTES_MAX, found: text.len() });
+        }
+        // It stands between tabs in a line.
+        if text.chars().any(char::is_control) {
+            return Err(NameError::Control);
+        }
+        Ok(Self(text.trim().to_owned()))
+    }
+}
+
+impl fmt::Display for Contributor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// The label that datamon keeps: the newest bundle of a repo.
 pub const LATEST: &str = "latest";
 
@@ -192,6 +223,15 @@ mod tests {
         assert!("v1".parse::<LabelName>().is_ok());
         assert_eq!("latest".parse::<LabelName>(), Err(NameError::Reserved));
         assert_eq!("01JD3KZZZZZZZZZZZZZZZZZZZZ".parse::<LabelName>(), Err(NameError::Reserved));
+    }
+
+    #[test]
+    fn a_contributor_is_a_line_of_text() {
+        assert_eq!(" Ada <ada@lab> ".parse::<Contributor>().unwrap().to_string(), "Ada <ada@lab>");
+        assert_eq!("a\tb".parse::<Contributor>(), Err(NameError::Control));
+        assert_eq!(" ".parse::<Contributor>(), Err(NameError::Empty));
+        assert!("é".repeat(128).parse::<Contributor>().is_ok());
+        assert!("é".repeat(129).parse::<Contributor>().is_err());
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::model::name::{LabelName, RepoName};
 use crate::store::refs::RefsError;
 use crate::store::{Store, catalog, forgotten, refs};
 
+/// Whose name the changes stand under.
+const WHO: &str = "namer@sim";
+
 /// What somebody does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trade {
@@ -124,7 +127,7 @@ impl Deed {
         let is_returning = self.shared.ledger().returning.contains(&bundle);
         self.shared.ledger().removing.insert(bundle);
         self.shared.ledger().untold.insert(bundle);
-        let outcome = refs::trash(&self.store, repo, bundle).await;
+        let outcome = refs::trash(&self.store, repo, bundle, WHO).await;
         if is_settled(&outcome) {
             self.shared.ledger().removing.remove(&bundle);
             self.shared.ledger().untold.remove(&bundle);
@@ -153,10 +156,10 @@ impl Deed {
         let labels: [LabelName; 2] = ["v1".parse().unwrap(), "v2".parse().unwrap()];
         let label = &labels[rng.below(2)];
         match rng.below(10) {
-            0 => format!("remove {label}: {}", told(&refs::remove_label(&self.store, repo, label).await)),
-            1 => format!("rename: {}", told(&refs::rename_label(&self.store, repo, &labels[0], &labels[1]).await)),
+            0 => format!("remove {label}: {}", told(&refs::remove_label(&self.store, repo, label, WHO).await)),
+            1 => format!("rename: {}", told(&refs::rename_label(&self.store, repo, &labels[0], &labels[1], WHO).await)),
             2 => {
-                let outcome = refs::set_label(&self.store, repo, label, None, rng.chance(50)).await;
+                let outcome = refs::set_label(&self.store, repo, label, None, rng.chance(50), WHO).await;
                 format!("{label} for latest: {}", told(&outcome))
             }
             3 => {
@@ -172,14 +175,14 @@ impl Deed {
             }
             4..=6 => self.restore(repo, bundle).await,
             _ => {
-                let set = refs::set_label(&self.store, repo, label, Some(bundle), false);
+                let set = refs::set_label(&self.store, repo, label, Some(bundle), false, WHO);
                 format!("{label} for {bundle}: {}", self.bring_back(repo, bundle, set).await)
             }
         }
     }
 
     async fn restore(&self, repo: RepoId, bundle: BundleId) -> String {
-        let restored = refs::restore(&self.store, repo, bundle);
+        let restored = refs::restore(&self.store, repo, bundle, WHO);
         format!("restore {bundle}: {}", self.bring_back(repo, bundle, restored).await)
     }
 

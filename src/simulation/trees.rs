@@ -324,7 +324,7 @@ impl HostState {
         let Opened { committer, .. } = self.opened()?;
         let from = self.states().0.len() - 1;
         let labels = if rng.chance(20) { vec!["v1".parse().unwrap()] } else { Vec::new() };
-        let request = CommitRequest { message: "m".into(), labels, fail_if_diverged };
+        let request = CommitRequest { message: "m".into(), labels, fail_if_diverged, ..CommitRequest::default() };
         self.shared.ledger().committing.insert(self.name.clone());
         let report = committer.commit(request).await.map_err(said)?;
         let named = (self.repo, report.bundle);

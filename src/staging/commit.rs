@@ -112,6 +112,14 @@ pub struct CommitRequest {
     pub labels: Vec<LabelName>,
     /// Refuse when `latest` is no longer the base.
     pub fail_if_diverged: bool,
+    /// Who commits; empty: who the committer works for.
+    pub who: String,
+}
+
+impl CommitRequest {
+    fn who<'a>(&'a self, otherwise: &'a str) -> &'a str {
+        if self.who.is_empty() { otherwise } else { &self.who }
+    }
 }
 
 /// What a commit did.
@@ -557,7 +565,7 @@ impl Committer {
             intent: active.intent.id,
             time: self.store.clock.now(),
             chunk_size: self.tree.chunk(),
-            who: self.who.clone(),
+            who: request.who(&self.who).to_owned(),
             message: request.message.clone(),
             tool: concat!("datamon ", env!("CARGO_PKG_VERSION")).to_owned(),
             parents: parent.map(|parent| (parent.descriptor().bundle, parent.hash())).into_iter().collect(),
@@ -651,7 +659,7 @@ impl Committer {
         let parent = self.parent().ok_or(CommitError::NothingStaged)?;
         let Descriptor { bundle, counts, .. } = *parent.descriptor();
         for label in &request.labels {
-            refs::set_label(&self.store, self.repo, label, Some(bundle), false).await?;
+            refs::set_label(&self.store, self.repo, label, Some(bundle), false, request.who(&self.who)).await?;
         }
         let (files, bytes) = (counts.files, counts.bytes);
         let labels = LabelReport::default();

@@ -23,6 +23,10 @@ pub trait ChainRecord: Sized + Clone {
     const KIND: ObjectKind;
     /// The record's body.
     fn encode(&self) -> Vec<u8>;
+    /// The compatible features of its object.
+    fn compatible(&self) -> u32 {
+        0
+    }
     /// The record with this body.
     fn decode(body: &[u8]) -> Result<Self, FormatError>;
     /// Its time.
@@ -34,9 +38,11 @@ pub trait ChainRecord: Sized + Clone {
 }
 
 macro_rules! chain_record {
-    ($record:ty, $kind:expr) => {
+    ($record:ty, $kind:expr $(, $compatible:item)?) => {
         impl ChainRecord for $record {
             const KIND: ObjectKind = $kind;
+
+            $($compatible)?
 
             fn encode(&self) -> Vec<u8> {
                 <$record>::encode(self)
@@ -61,7 +67,13 @@ macro_rules! chain_record {
     };
 }
 
-chain_record!(RefsRecord, ObjectKind::RefsRecord);
+chain_record!(
+    RefsRecord,
+    ObjectKind::RefsRecord,
+    fn compatible(&self) -> u32 {
+        Self::compatible(self)
+    }
+);
 chain_record!(CatalogRecord, ObjectKind::CatalogRecord);
 chain_record!(ContextRecord, ObjectKind::ContextRecord);
 
@@ -196,7 +208,7 @@ pub async fn append<R: ChainRecord>(
     let now = store.now();
     let time = previous.map_or(now, |link| now.max(link.record.time().next()));
     let record = record.linked(previous.map(|link| link.hash), time);
-    let object = envelope::seal(R::KIND, store.context(), &record.encode());
+    let object = envelope::seal_with(R::KIND, store.context(), record.compatible(), &record.encode());
     match store.put_new(&key::record(prefix, seq), &object).await? {
         Put::Ours => {
             store.heads.saw(prefix, seq, object.clone());

@@ -1,7 +1,7 @@
 //! A repo's labels, `latest`, trash and history: what is read of its chain of records, and every change of it.
 //!
 //! [`history`] reads, [`labels`] tells where a label led, [`trash`] removes bundles and brings them back. Here are what
-//! they share, the entry of a bundle, and the changes of labels.
+//! they share, the entry of a bundle, and the changes of labels. Every change says who makes it.
 
 mod history;
 mod labels;
@@ -13,7 +13,7 @@ use super::catalog::{self, CatalogError};
 use super::chain::{self, Link};
 use super::{Store, StoreError};
 use crate::format::intent::ABORTED_BYTES;
-use crate::format::refs::{RECENT_MAX, RefsRecord, Summary};
+use crate::format::refs::{Event, EventKind, RECENT_MAX, RefsRecord, Summary};
 use crate::model::clock::Timestamp;
 use crate::model::id::{BundleId, RepoId};
 use crate::model::limits::LABELS_MAX;
@@ -146,12 +146,34 @@ fn with_entry(
             labels_set.push((label.clone(), next.labels.insert(label.clone(), summary.bundle)));
         }
     }
-    let time = now.max(next.time.next());
+    let time = later(now, &next);
+    next.who.clone_from(&summary.who);
     next.recent.push(Summary { time, ..summary.clone() });
     if next.recent.len() > RECENT_MAX {
         next.recent.remove(0);
     }
     (next, Entered { diverged, labels_refused, labels_set })
+}
+
+/// The time of what comes after all that `record` tells: a clock that goes back makes nothing earlier.
+fn later(now: Timestamp, record: &RefsRecord) -> Timestamp {
+    let summary = record.recent.last().map_or(record.time, |summary| summary.time);
+    let event = record.events.last().map_or(record.time, |event| event.time);
+    now.max(record.time.max(summary).max(event).next())
+}
+
+/// What `who` makes the successor of `record` from.
+fn next_by(record: &RefsRecord, who: &str) -> RefsRecord {
+    RefsRecord { who: who.to_owned(), ..record.clone() }
+}
+
+/// Notes in the record that is to follow one of `next`'s time what befell a bundle.
+fn note_event(store: &Store, next: &mut RefsRecord, kind: EventKind, bundle: BundleId) {
+    let time = later(store.now(), next);
+    next.events.push(Event { kind, bundle, time, who: next.who.clone() });
+    if next.events.len() > RECENT_MAX {
+        next.events.remove(0);
+    }
 }
 
 /// Sets or moves a label; `only_new` refuses one that exists.
@@ -161,6 +183,7 @@ pub async fn set_label(
     label: &LabelName,
     to: Option<BundleId>,
     only_new: bool,
+    who: &str,
 ) -> Result<BundleId, RefsError> {
     let mut is_back = false;
     let bundle = change_living(store, repo, |record| {
@@ -174,9 +197,9 @@ pub async fn set_label(
             None if record.labels.len() >= LABELS_MAX => return Err(RefsError::Full),
             _ => {}
         }
-        let mut next = record.clone();
+        let mut next = next_by(record, who);
         next.labels.insert(label.clone(), bundle);
-        is_back = take_out_of_trash(&mut next, bundle);
+        is_back = take_out_of_trash(store, &mut next, bundle);
         Ok((bundle, Some(next)))
     })
     .await?;
@@ -215,9 +238,9 @@ async fn is_there(store: &Store, repo: RepoId, bundle: BundleId) -> Result<bool,
 }
 
 /// Removes a label.
-pub async fn remove_label(store: &Store, repo: RepoId, label: &LabelName) -> Result<(), RefsError> {
+pub async fn remove_label(store: &Store, repo: RepoId, label: &LabelName, who: &str) -> Result<(), RefsError> {
     change(store, repo, |record| {
-        let mut next = record.clone();
+        let mut next = next_by(record, who);
         next.labels.remove(label).ok_or_else(|| RefsError::NoLabel(label.clone()))?;
         Ok(Some(next))
     })
@@ -225,9 +248,15 @@ pub async fn remove_label(store: &Store, repo: RepoId, label: &LabelName) -> Res
 }
 
 /// Gives a label another, free name.
-pub async fn rename_label(store: &Store, repo: RepoId, from: &LabelName, to: &LabelName) -> Result<(), RefsError> {
+pub async fn rename_label(
+    store: &Store,
+    repo: RepoId,
+    from: &LabelName,
+    to: &LabelName,
+    who: &str,
+) -> Result<(), RefsError> {
     change(store, repo, |record| {
-        let mut next = record.clone();
+        let mut next = next_by(record, who);
         let bundle = next.labels.remove(from).ok_or_else(|| RefsError::NoLabel(from.clone()))?;
         if next.labels.insert(to.clone(), bundle).is_some() {
             return Err(RefsError::Exists(to.clone()));

@@ -1,18 +1,18 @@
 //! `.datamon`: texts that say what is going on, commands, and the jobs that programs start through ioctls.
 //!
-//! [`texts`] says what files there are, [`files`] is the one of them that may be huge, [`jobs`] is what programs ask for,
+//! [`texts`] says what files there are, [`history`] are those that grow, [`files`] is the one that may be huge, [`jobs`] is what programs ask for,
 //! [`discard`] puts changes aside, [`stats`] and [`reads`] count.
 //! Here is what all of them stand on: what is remembered, what was refused, and how a tree is committed.
 
 mod discard;
 pub mod files;
+mod history;
 mod jobs;
 mod reads;
 mod stats;
 mod texts;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -21,7 +21,6 @@ use discard::Way;
 use super::error::VfsError;
 use super::node::{Ino, NameNode, Node, RepoKey, Through};
 use super::{Shared, Vfs};
-use crate::format::refs::Summary;
 use crate::model::acl::{AclKind, Perm};
 use crate::model::clock::Timestamp;
 use crate::model::entry::Attributes;
@@ -29,12 +28,12 @@ use crate::model::id::RepoId;
 use crate::model::job::Progress;
 use crate::model::limits::NAME_BYTES_MAX;
 use crate::model::metrics::Histogram;
-use crate::model::name::LabelName;
+use crate::model::name::{Contributor, LabelName};
 use crate::staging::commit::{CommitError, CommitReport, CommitRequest};
 use crate::staging::inode::ROOT;
 use crate::staging::message::Message;
 use crate::staging::tree::{Caller, StagingError};
-use crate::store::refs::{History, LabelLog, LabelMove, RefsError};
+use crate::store::refs::RefsError;
 
 /// To write, as one digit of a mode.
 const WRITE: Perm = 0o2;
@@ -54,6 +53,8 @@ struct Asked {
     message: Option<String>,
     /// Further labels.
     labels: Vec<LabelName>,
+    /// What stands in the environment of the command that asks.
+    contributor: Option<Contributor>,
 }
 
 /// What control remembers.
@@ -66,9 +67,7 @@ pub struct Control {
     lease: Shared<Option<Timestamp>>,
     frozen: AtomicBool,
     writers: Shared<HashMap<Ino, u32>>,
-    /// Histories as far as they were read. One that is being read is locked: whoever wants it too waits for that.
-    histories: Shared<HashMap<RepoId, Arc<tokio::sync::Mutex<History>>>>,
-    label_logs: Shared<HashMap<RepoId, Arc<tokio::sync::Mutex<LabelLog>>>>,
+    histories: history::Histories,
     diffs: texts::Diffs,
     rendered: texts::Rendered,
     commits: Commits,
@@ -125,35 +124,6 @@ impl Commits {
 }
 
 impl Vfs {
-    // ---- what is kept of the store ---------------------------------------------------------------------------------------
-
-    /// What `of` makes of all bundles of a repo, oldest first.
-    pub(super) async fn with_history<T>(
-        &self,
-        repo: &RepoKey,
-        of: impl FnOnce(&[Summary]) -> T,
-    ) -> Result<T, VfsError> {
-        let newest = self.refs(repo.id).await?.recent.last().map(|summary| summary.bundle);
-        let histories = &self.control.histories;
-        let history =
-            histories.lock().expect("nothing panics while it holds the histories").entry(repo.id).or_default().clone();
-        let mut history = history.lock().await;
-        Ok(match newest {
-            // As old as every other view of the refs: a stat and the read after it ask the store once.
-            Some(newest) if !history.knows(newest) => of(history.update(self.store(), repo.id).await?),
-            _ => of(history.summaries()),
-        })
-    }
-
-    /// Where a label led, oldest first.
-    async fn label_moves(&self, repo: &RepoKey, label: &LabelName) -> Result<Vec<LabelMove>, VfsError> {
-        let logs = &self.control.label_logs;
-        let log = logs.lock().expect("nothing panics while it holds the logs").entry(repo.id).or_default().clone();
-        let mut log = log.lock().await;
-        log.update(self.store(), repo.id).await?;
-        Ok(log.of(label).to_vec())
-    }
-
     // ---- what was refused ------------------------------------------------------------------------------------------------
 
     /// The refusal of a removal below a version, which is remembered: see [`Vfs::refuse_recursive`].
@@ -233,13 +203,13 @@ impl Vfs {
         if create {
             return Err(RefsError::Exists(label).into());
         }
-        self.write_label(&key.repo, &label, value).await
+        self.write_label(&key.repo, &label, value, caller).await
     }
 
     // ---- commits -----------------------------------------------------------------------------------------------------
 
     /// One command, as it is written into `ctl`.
-    async fn command(&self, repo: &RepoKey, text: &[u8]) -> Result<(), VfsError> {
+    async fn command(&self, repo: &RepoKey, text: &[u8], caller: Caller) -> Result<(), VfsError> {
         let text = std::str::from_utf8(text).map(str::trim).unwrap_or_default();
         let (verb, argument) =
             text.split_once(char::is_whitespace).map_or((text, ""), |(verb, rest)| (verb, rest.trim()));
@@ -247,11 +217,11 @@ impl Vfs {
         match (verb, argument) {
             ("commit", "") => {
                 let slot = self.tree_slot(repo).await?;
-                self.commit_slot(slot, Asked::default()).await.map(drop)
+                self.commit_slot(slot, Asked::default(), caller).await.map(drop)
             }
             ("restore", bundle) if !bundle.is_empty() => {
                 let bundle = bundle.parse().map_err(|_| VfsError::Invalid("restore: a bundle's id is expected"))?;
-                self.restore_bundle(repo, bundle).await
+                self.restore_bundle(repo, bundle, caller).await
             }
             ("discard", "") => self.move_changes(repo, Way::Discard).await,
             ("undiscard", "") => self.move_changes(repo, Way::Undiscard).await,
@@ -296,12 +266,12 @@ impl Vfs {
     }
 
     /// Commits the staging tree that `ino` lies in, with the mount's message and labels.
-    pub async fn commit(&self, ino: Ino) -> Result<CommitReport, VfsError> {
+    pub async fn commit(&self, ino: Ino, caller: Caller) -> Result<CommitReport, VfsError> {
         let Node::Staged { slot, .. } = self.node(ino)? else { return Err(VfsError::Invalid("not a staging tree")) };
-        self.commit_slot(slot, Asked::default()).await
+        self.commit_slot(slot, Asked::default(), caller).await
     }
 
-    async fn commit_slot(&self, slot: usize, asked: Asked) -> Result<CommitReport, VfsError> {
+    async fn commit_slot(&self, slot: usize, asked: Asked, caller: Caller) -> Result<CommitReport, VfsError> {
         let (repo, committer) = self.committer(slot)?;
         self.flush_mapped().await;
         let message = Message::beside(committer.tree().dir());
@@ -314,6 +284,7 @@ impl Vfs {
             }),
             labels: settings.labels.iter().cloned().chain(asked.labels).collect(),
             fail_if_diverged: settings.fail_if_diverged,
+            who: settings.identity.of(caller.uid, asked.contributor.as_ref()),
         };
         let start = tokio::time::Instant::now();
         let running = self.control.commits.begin(repo.id);

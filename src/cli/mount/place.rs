@@ -175,34 +175,9 @@ fn utab_line(source: &str, dir: &Path) -> String {
     format!("SRC={} TARGET={} ROOT=/ OPTS=helper=datamon\n", escape(source), escape(&dir))
 }
 
-/// Who commits: user and host.
-pub fn who(host: &Host) -> String {
-    let user = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| host.environment.get(name));
-    let uid = host.environment.uid;
-    // mount(8) hands no name on: then it is the one in the list of users.
-    let listed = || named(uid, &fs::read_to_string("/etc/passwd").unwrap_or_default());
-    let user = user.map(str::to_owned).or_else(listed).unwrap_or_else(|| format!("uid {uid}"));
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{user}@{}", name.trim())
-}
-
-/// The user's name in the text of passwd(5).
-fn named(uid: u32, passwd: &str) -> Option<String> {
-    let fields = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
-    let mut found = fields.filter(|fields| fields.get(2).is_some_and(|field| *field == uid.to_string()));
-    found.next().map(|fields| fields[0].to_owned()).filter(|name| !name.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_user_has_the_first_name_of_the_list() {
-        let passwd = "root:x:0:0::/root:/bin/sh\nada:x:7:7::/:/bin/sh\nalias:x:7:7::/:/bin/sh\n:x:8:8::/:\n";
-        assert_eq!((named(0, passwd), named(7, passwd)), (Some("root".into()), Some("ada".into())));
-        assert_eq!((named(8, passwd), named(9, passwd), named(9, "")), (None, None, None));
-    }
 
     #[test]
     fn trees_staged_by_an_earlier_build_are_found() {

@@ -20,7 +20,7 @@ pub struct LabelMove {
     pub time: Timestamp,
     /// Where it leads since then; nowhere if it was removed.
     pub bundle: Option<BundleId>,
-    /// Who committed the bundle, where the label was given at the commit; records of other moves do not say who made them.
+    /// Who moved it: at a commit who committed. Records of early builds do not say it of other moves.
     pub who: Option<String>,
 }
 
@@ -30,6 +30,8 @@ pub struct LabelMove {
 #[derive(Debug, Default)]
 pub struct LabelLog {
     read: Position,
+    /// Of the newest record that was read.
+    time: Timestamp,
     last: BTreeMap<LabelName, BundleId>,
     newest: Option<BundleId>,
     moves: BTreeMap<LabelName, Vec<LabelMove>>,
@@ -39,6 +41,11 @@ impl LabelLog {
     /// The steps of a label that were read, oldest first.
     pub fn of(&self, label: &LabelName) -> &[LabelMove] {
         self.moves.get(label).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether this record tells nothing that was not read: times grow along the chain.
+    pub fn has_all_of(&self, record: &RefsRecord) -> bool {
+        self.time >= record.time
     }
 
     /// Reads on to the newest record.
@@ -64,18 +71,20 @@ impl LabelLog {
 
     fn note(&mut self, record: &RefsRecord) {
         let entered = record.recent.last().filter(|summary| Some(summary.bundle) != self.newest);
+        let said = || Some(record.who.clone()).filter(|who| !who.is_empty());
         for (label, bundle) in &record.labels {
             if self.last.get(label) != Some(bundle) {
                 let is_commits = |summary: &&Summary| summary.bundle == *bundle && summary.labels.contains(label);
-                let who = entered.filter(is_commits).map(|summary| summary.who.clone());
+                let who = entered.filter(is_commits).map(|summary| summary.who.clone()).or_else(said);
                 let step = LabelMove { time: record.time, bundle: Some(*bundle), who };
                 self.moves.entry(label.clone()).or_default().push(step);
             }
         }
         for label in self.last.keys().filter(|label| !record.labels.contains_key(label)) {
-            let step = LabelMove { time: record.time, bundle: None, who: None };
+            let step = LabelMove { time: record.time, bundle: None, who: said() };
             self.moves.entry(label.clone()).or_default().push(step);
         }
+        self.time = record.time;
         self.last.clone_from(&record.labels);
         self.newest = record.recent.last().map(|summary| summary.bundle);
     }

@@ -67,7 +67,9 @@ async fn fill(store: &Store, bundles: std::ops::Range<u64>, moves: impl Fn(u64) 
         entered.push(summary.bundle);
         for step in 0..moves(n) {
             let label = label(["a", "b"][step as usize % 2]);
-            set_label(store, repo(), &label, Some(entered[(step / 2) as usize % entered.len()]), false).await.unwrap();
+            set_label(store, repo(), &label, Some(entered[(step / 2) as usize % entered.len()]), false, "bob@lab")
+                .await
+                .unwrap();
         }
     }
     entered
@@ -207,24 +209,24 @@ async fn after_a_restart_latest_moves_only_from_what_it_named() {
 #[tokio::test]
 async fn a_label_is_set_moved_renamed_and_removed() {
     let store = store();
-    assert!(matches!(set_label(&store, repo(), &label("v1"), None, false).await, Err(RefsError::Empty)));
+    assert!(matches!(set_label(&store, repo(), &label("v1"), None, false, "bob@lab").await, Err(RefsError::Empty)));
     let (first, second) = (publish(&store, 1).await, publish(&store, 2).await);
     enter(&store, repo(), &first, None, None).await.unwrap();
     enter(&store, repo(), &second, Some(first.bundle), None).await.unwrap();
     let set = |text: &'static str, to, new| {
         let store = store.clone();
-        async move { set_label(&store, repo(), &label(text), to, new).await }
+        async move { set_label(&store, repo(), &label(text), to, new, "bob@lab").await }
     };
     assert_eq!(set("v1", None, true).await.unwrap(), second.bundle);
     assert!(matches!(set("v1", Some(first.bundle), true).await, Err(RefsError::Exists(_))));
     assert_eq!(set("v1", Some(first.bundle), false).await.unwrap(), first.bundle);
     set("v2", None, false).await.unwrap();
-    let renamed = rename_label(&store, repo(), &label("v1"), &label("v2")).await;
+    let renamed = rename_label(&store, repo(), &label("v1"), &label("v2"), "bob@lab").await;
     assert!(matches!(renamed, Err(RefsError::Exists(_))));
-    rename_label(&store, repo(), &label("v1"), &label("v3")).await.unwrap();
+    rename_label(&store, repo(), &label("v1"), &label("v3"), "bob@lab").await.unwrap();
     assert_eq!(record(&store).await.labels.len(), 2);
-    remove_label(&store, repo(), &label("v3")).await.unwrap();
-    assert!(matches!(remove_label(&store, repo(), &label("v3")).await, Err(RefsError::NoLabel(_))));
+    remove_label(&store, repo(), &label("v3"), "bob@lab").await.unwrap();
+    assert!(matches!(remove_label(&store, repo(), &label("v3"), "bob@lab").await, Err(RefsError::NoLabel(_))));
     assert_eq!(resolve(&record(&store).await, "v2"), Some(second.bundle));
 }
 
@@ -234,10 +236,10 @@ async fn a_label_names_only_a_bundle_that_is_there() {
     let first = publish(&store, 1).await;
     enter(&store, repo(), &first, None, None).await.unwrap();
     let absent = BundleId::from_parts(9, 9);
-    let set = set_label(&store, repo(), &label("v1"), Some(absent), false).await;
+    let set = set_label(&store, repo(), &label("v1"), Some(absent), false, "bob@lab").await;
     assert!(matches!(set, Err(RefsError::NoBundle(_))));
     store.put_new(&store.keys().purged(repo(), first.bundle), &bytes::Bytes::from_static(b"x")).await.unwrap();
-    let set = set_label(&store, repo(), &label("v1"), Some(first.bundle), false).await;
+    let set = set_label(&store, repo(), &label("v1"), Some(first.bundle), false, "bob@lab").await;
     assert!(matches!(set, Err(RefsError::NoBundle(_))));
 }
 
@@ -255,25 +257,25 @@ async fn staged_on(store: &Store, n: u64, base: BundleId) -> Intent {
 async fn a_removed_bundle_is_gone_latest_falls_back_and_restoring_brings_both_again() {
     let store = store();
     let all = fill(&store, 0..3, |_| 0).await;
-    trash(&store, repo(), all[2]).await.unwrap();
+    trash(&store, repo(), all[2], "bob@lab").await.unwrap();
     let found = record(&store).await;
     assert_eq!((found.latest, found.trashed.contains(&all[2])), (Some(all[1]), true));
-    assert!(matches!(trash(&store, repo(), all[2]).await, Err(RefsError::NoBundle(_))));
-    trash(&store, repo(), all[0]).await.unwrap();
+    assert!(matches!(trash(&store, repo(), all[2], "bob@lab").await, Err(RefsError::NoBundle(_))));
+    trash(&store, repo(), all[0], "bob@lab").await.unwrap();
     assert_eq!(record(&store).await.latest, Some(all[1]));
-    trash(&store, repo(), all[1]).await.unwrap();
+    trash(&store, repo(), all[1], "bob@lab").await.unwrap();
     assert_eq!(record(&store).await.latest, None);
-    restore(&store, repo(), all[0]).await.unwrap();
+    restore(&store, repo(), all[0], "bob@lab").await.unwrap();
     assert_eq!(record(&store).await.latest, Some(all[0]));
-    restore(&store, repo(), all[2]).await.unwrap();
-    restore(&store, repo(), all[2]).await.unwrap();
-    restore(&store, repo(), all[1]).await.unwrap();
+    restore(&store, repo(), all[2], "bob@lab").await.unwrap();
+    restore(&store, repo(), all[2], "bob@lab").await.unwrap();
+    restore(&store, repo(), all[1], "bob@lab").await.unwrap();
     let found = record(&store).await;
     assert_eq!((found.latest, found.trashed.len()), (Some(all[2]), 0));
     let absent = BundleId::from_parts(9, 9);
-    assert!(matches!(restore(&store, repo(), absent).await, Err(RefsError::NoBundle(_))));
+    assert!(matches!(restore(&store, repo(), absent, "bob@lab").await, Err(RefsError::NoBundle(_))));
     store.put_new(&store.keys().purged(repo(), all[0]), &bytes::Bytes::from_static(b"x")).await.unwrap();
-    assert!(matches!(restore(&store, repo(), all[0]).await, Err(RefsError::NoBundle(_))));
+    assert!(matches!(restore(&store, repo(), all[0], "bob@lab").await, Err(RefsError::NoBundle(_))));
 }
 
 #[tokio::test]
@@ -283,7 +285,7 @@ async fn a_purge_marker_of_any_length_is_one() {
     let marker = envelope::seal(ObjectKind::Aborted, store.context(), &[7; 16]);
     assert_eq!(marker.len() as u64, ABORTED_BYTES);
     store.put_new(&store.keys().purged(repo(), all[0]), &marker).await.unwrap();
-    let set = set_label(&store, repo(), &label("v1"), Some(all[0]), false).await;
+    let set = set_label(&store, repo(), &label("v1"), Some(all[0]), false, "bob@lab").await;
     assert!(matches!(set, Err(RefsError::NoBundle(_))));
 }
 
@@ -291,9 +293,9 @@ async fn a_purge_marker_of_any_length_is_one() {
 async fn a_bundle_that_is_not_in_the_history_is_not_removed() {
     let store = store();
     let unknown = publish(&store, 1).await;
-    assert!(matches!(trash(&store, repo(), unknown.bundle).await, Err(RefsError::NoBundle(_))));
+    assert!(matches!(trash(&store, repo(), unknown.bundle, "bob@lab").await, Err(RefsError::NoBundle(_))));
     enter(&store, repo(), &unknown, None, None).await.unwrap();
-    trash(&store, repo(), unknown.bundle).await.unwrap();
+    trash(&store, repo(), unknown.bundle, "bob@lab").await.unwrap();
 }
 
 #[tokio::test]
@@ -301,9 +303,9 @@ async fn a_bundle_does_not_come_back_into_a_repo_that_was_removed() {
     let store = store();
     let first = publish(&store, 1).await;
     enter(&store, repo(), &first, None, None).await.unwrap();
-    trash(&store, repo(), first.bundle).await.unwrap();
+    trash(&store, repo(), first.bundle, "bob@lab").await.unwrap();
     // No name leads to the repo.
-    let restored = restore(&store, repo(), first.bundle).await;
+    let restored = restore(&store, repo(), first.bundle, "bob@lab").await;
     assert!(matches!(restored, Err(RefsError::Store(StoreError::Conflict { .. }))));
 }
 
@@ -312,7 +314,7 @@ async fn latest_falls_back_past_the_bundles_that_a_record_repeats() {
     let store = store();
     let all = fill(&store, 0..70, |_| 0).await;
     for bundle in all[1..].iter().rev() {
-        trash(&store, repo(), *bundle).await.unwrap();
+        trash(&store, repo(), *bundle, "bob@lab").await.unwrap();
     }
     assert_eq!(record(&store).await.latest, Some(all[0]));
 }
@@ -321,22 +323,22 @@ async fn latest_falls_back_past_the_bundles_that_a_record_repeats() {
 async fn a_bundle_with_a_label_or_under_somebodys_changes_is_not_removed() {
     let store = store();
     let all = fill(&store, 0..2, |_| 0).await;
-    set_label(&store, repo(), &label("v1"), Some(all[0]), true).await.unwrap();
-    assert!(matches!(trash(&store, repo(), all[0]).await, Err(RefsError::Labelled { .. })));
+    set_label(&store, repo(), &label("v1"), Some(all[0]), true, "bob@lab").await.unwrap();
+    assert!(matches!(trash(&store, repo(), all[0], "bob@lab").await, Err(RefsError::Labelled { .. })));
     let intent = staged_on(&store, 50, all[1]).await;
-    let refused = trash(&store, repo(), all[1]).await.unwrap_err();
+    let refused = trash(&store, repo(), all[1], "bob@lab").await.unwrap_err();
     assert!(matches!(&refused, RefsError::Base { who, .. } if who == "bob@lab"), "{refused}");
     assert_eq!(record(&store).await.latest, Some(all[1]));
     intents::abort(&store, &intent).await.unwrap();
-    trash(&store, repo(), all[1]).await.unwrap();
+    trash(&store, repo(), all[1], "bob@lab").await.unwrap();
     // A label takes it out of the trash.
-    set_label(&store, repo(), &label("v2"), Some(all[1]), true).await.unwrap();
+    set_label(&store, repo(), &label("v2"), Some(all[1]), true, "bob@lab").await.unwrap();
     let found = record(&store).await;
     assert_eq!((found.latest, found.trashed.len()), (Some(all[1]), 0));
 }
 
 #[tokio::test]
-async fn where_a_label_led_is_told_with_who_committed_it() {
+async fn where_a_label_led_is_told_with_who_moved_it() {
     let store = store();
     let mut first = publish(&store, 1).await;
     first.labels = vec![label("v1")];
@@ -346,12 +348,12 @@ async fn where_a_label_led_is_told_with_who_committed_it() {
     assert_eq!(log.of(&label("v1")).len(), 1);
     let second = publish(&store, 2).await;
     enter(&store, repo(), &second, Some(first.bundle), None).await.unwrap();
-    set_label(&store, repo(), &label("v1"), None, false).await.unwrap();
-    rename_label(&store, repo(), &label("v1"), &label("v2")).await.unwrap();
+    set_label(&store, repo(), &label("v1"), None, false, "bob@lab").await.unwrap();
+    rename_label(&store, repo(), &label("v1"), &label("v2"), "bob@lab").await.unwrap();
     log.update(&store, repo()).await.unwrap();
     let steps: Vec<_> = log.of(&label("v1")).iter().map(|step| (step.bundle, step.who.as_deref())).collect();
     let (one, two) = (Some(first.bundle), Some(second.bundle));
-    assert_eq!(steps, [(one, Some("ann@lab")), (two, None), (None, None)]);
+    assert_eq!(steps, [(one, Some("ann@lab")), (two, Some("bob@lab")), (None, Some("bob@lab"))]);
     assert_eq!(log.of(&label("v2")).len(), 1);
     let mut anew = LabelLog::default();
     anew.update(&store, repo()).await.unwrap();
@@ -368,4 +370,54 @@ async fn a_record_remembers_the_last_sixty_four_bundles() {
     let found = record(&store).await;
     assert_eq!(found.recent.len(), RECENT_MAX);
     assert_eq!(found.recent[0].bundle, BundleId::from_parts(1, 1));
+}
+
+#[tokio::test]
+async fn removals_and_returns_are_told_with_who_and_when_however_many_there_are() {
+    let store = store();
+    let all = fill(&store, 0..3, |_| 0).await;
+    let mut kept = History::default();
+    for round in 0..100 {
+        let who = format!("user {round}");
+        trash(&store, repo(), all[1], &who).await.unwrap();
+        restore(&store, repo(), all[1], &who).await.unwrap();
+        // Labels between them are no events.
+        set_label(&store, repo(), &label("v1"), Some(all[round % 2]), false, "bob@lab").await.unwrap();
+        remove_label(&store, repo(), &label("v1"), "bob@lab").await.unwrap();
+        if round == 70 {
+            kept.update(&store, repo()).await.unwrap();
+        }
+    }
+    kept.update(&store, repo()).await.unwrap();
+    let mut anew = History::default();
+    anew.update(&store, repo()).await.unwrap();
+    assert_eq!(anew.events(), kept.events());
+    let told: Vec<_> = anew.events().iter().map(|event| (event.kind, event.who.clone())).collect();
+    let expected = (0..100)
+        .flat_map(|round| [EventKind::Removed, EventKind::Restored].map(|kind| (kind, format!("user {round}"))));
+    assert_eq!(told, expected.collect::<Vec<_>>());
+    assert!(anew.events().windows(2).all(|pair| pair[0].time < pair[1].time));
+    let last = anew.summaries().last().unwrap().time;
+    assert!(anew.events().iter().all(|event| event.bundle == all[1] && event.time > last));
+}
+
+#[tokio::test]
+async fn a_removal_that_is_taken_back_and_a_label_that_brings_a_bundle_back_are_told() {
+    let store = store();
+    let all = fill(&store, 0..2, |_| 0).await;
+    trash(&store, repo(), all[0], "ann@lab").await.unwrap();
+    set_label(&store, repo(), &label("v1"), Some(all[0]), true, "bob@lab").await.unwrap();
+    let told: Vec<_> = record(&store).await.events.into_iter().map(|event| (event.kind, event.who)).collect();
+    let (removed, restored) = (EventKind::Removed, EventKind::Restored);
+    assert_eq!(told, [(removed, "ann@lab".to_owned()), (restored, "bob@lab".to_owned())]);
+}
+
+#[test]
+fn a_clock_that_goes_back_makes_nothing_earlier() {
+    let at = |secs| Timestamp { secs, nanos: 0 };
+    let event = Event { kind: EventKind::Removed, bundle: BundleId::from_parts(1, 1), time: at(9), who: String::new() };
+    let record = RefsRecord { time: at(5), events: vec![event], ..RefsRecord::default() };
+    assert_eq!(later(at(3), &record), at(9).next());
+    assert_eq!(later(at(20), &record), at(20));
+    assert_eq!(later(at(3), &RefsRecord { time: at(5), ..RefsRecord::default() }), at(5).next());
 }

@@ -4,8 +4,8 @@
 //! elsewhere, in intents: they are looked at before the record and after it.
 
 use super::history::{Position, history, summaries};
-use super::{RefsError, change, change_living, expect_bundle, expect_repo, is_there, load};
-use crate::format::refs::{RECENT_MAX, RefsRecord, Summary};
+use super::{RefsError, change, change_living, expect_bundle, expect_repo, is_there, load, next_by, note_event};
+use crate::format::refs::{EventKind, RECENT_MAX, RefsRecord, Summary};
 use crate::model::id::{BundleId, RepoId};
 use crate::store::chain::{self, Link};
 use crate::store::{Store, StoreError, intents};
@@ -14,7 +14,7 @@ use crate::store::{Store, StoreError, intents};
 ///
 /// Refused while a label names it (`latest` falls back instead) or somebody's intent has it for a base. Intents are looked
 /// at before the record and after it: one that came between finds the bundle taken back.
-pub async fn trash(store: &Store, repo: RepoId, bundle: BundleId) -> Result<(), RefsError> {
+pub async fn trash(store: &Store, repo: RepoId, bundle: BundleId, who: &str) -> Result<(), RefsError> {
     refuse_base(store, repo, bundle).await?;
     let prefix = store.keys().refs(repo);
     let latest_before = loop {
@@ -30,8 +30,9 @@ pub async fn trash(store: &Store, repo: RepoId, bundle: BundleId) -> Result<(), 
         if let Some((label, _)) = record.labels.iter().find(|(_, named)| **named == bundle) {
             return Err(RefsError::Labelled { bundle, label: label.clone() });
         }
-        let mut next = record.clone();
+        let mut next = next_by(&record, who);
         next.trashed.insert(bundle);
+        note_event(store, &mut next, EventKind::Removed, bundle);
         if record.latest == Some(bundle) {
             next.latest = newest_left(store, repo, &next).await?;
         }
@@ -40,7 +41,7 @@ pub async fn trash(store: &Store, repo: RepoId, bundle: BundleId) -> Result<(), 
         }
     };
     match refuse_base(store, repo, bundle).await {
-        Err(refused @ RefsError::Base { .. }) => take_back(store, repo, bundle, latest_before, refused).await,
+        Err(refused @ RefsError::Base { .. }) => take_back(store, repo, bundle, (latest_before, who), refused).await,
         outcome => outcome,
     }
 }
@@ -64,18 +65,19 @@ async fn take_back(
     store: &Store,
     repo: RepoId,
     bundle: BundleId,
-    latest_before: Option<BundleId>,
+    (latest_before, who): (Option<BundleId>, &str),
     refused: RefsError,
 ) -> Result<(), RefsError> {
     let mut is_final = false;
     change(store, repo, |record| {
         is_final = record.purging.contains(&bundle);
-        let mut next = record.clone();
-        // `latest` comes back with the bundle that it named.
-        let was_trashed = match latest_before == Some(bundle) {
-            true => take_out_of_trash(&mut next, bundle),
-            false => next.trashed.remove(&bundle),
-        };
+        let mut next = next_by(record, who);
+        let latest = next.latest;
+        let was_trashed = take_out_of_trash(store, &mut next, bundle);
+        // `latest` comes back with the bundle that it named, and with no other.
+        if latest_before != Some(bundle) {
+            next.latest = latest;
+        }
         Ok(was_trashed.then_some(next))
     })
     .await?;
@@ -87,13 +89,13 @@ async fn take_back(
 }
 
 /// Brings a removed bundle back, `latest` too if it is the newest then.
-pub async fn restore(store: &Store, repo: RepoId, bundle: BundleId) -> Result<(), RefsError> {
+pub async fn restore(store: &Store, repo: RepoId, bundle: BundleId, who: &str) -> Result<(), RefsError> {
     change_living(store, repo, |record| {
         if record.purging.contains(&bundle) {
             return Err(RefsError::NoBundle(bundle));
         }
-        let mut next = record.clone();
-        let was_trashed = take_out_of_trash(&mut next, bundle);
+        let mut next = next_by(record, who);
+        let was_trashed = take_out_of_trash(store, &mut next, bundle);
         Ok((bundle, was_trashed.then_some(next)))
     })
     .await?;
@@ -102,7 +104,7 @@ pub async fn restore(store: &Store, repo: RepoId, bundle: BundleId) -> Result<()
 
 /// Makes a bundle one of the living again; `false` if it was one. `latest` names the newest of these, as far as the
 /// record's summaries tell.
-pub(super) fn take_out_of_trash(record: &mut RefsRecord, bundle: BundleId) -> bool {
+pub(super) fn take_out_of_trash(store: &Store, record: &mut RefsRecord, bundle: BundleId) -> bool {
     let place = |of: BundleId| record.recent.iter().position(|summary| summary.bundle == of);
     let is_newest = match record.latest {
         None => true,
@@ -111,6 +113,9 @@ pub(super) fn take_out_of_trash(record: &mut RefsRecord, bundle: BundleId) -> bo
     let was_trashed = record.trashed.remove(&bundle);
     if was_trashed && is_newest {
         record.latest = Some(bundle);
+    }
+    if was_trashed {
+        note_event(store, record, EventKind::Restored, bundle);
     }
     was_trashed
 }

@@ -26,7 +26,7 @@ impl Vfs {
     }
 
     /// Starts what a program asks for, on the staging tree that `ino` lies in.
-    pub fn submit(self: &Arc<Self>, ino: Ino, verb: Verb) -> Result<Job, VfsError> {
+    pub fn submit(self: &Arc<Self>, ino: Ino, verb: Verb, caller: Caller) -> Result<Job, VfsError> {
         let job = self.control.next_job.fetch_add(1, Ordering::Relaxed);
         let (progress, watch) =
             tokio::sync::watch::channel(Progress::Running { line: "starting".to_owned(), done: 0, total: 0 });
@@ -39,13 +39,13 @@ impl Vfs {
             _ => Trees::All,
         };
         tokio::spawn(async move {
-            let outcome = vfs.run(verb, trees).await;
+            let outcome = vfs.run(verb, trees, caller).await;
             let _ = progress.send(outcome);
         });
         Ok(Job { job })
     }
 
-    async fn run(self: &Arc<Self>, verb: Verb, trees: Trees) -> Progress {
+    async fn run(self: &Arc<Self>, verb: Verb, trees: Trees, caller: Caller) -> Progress {
         match verb {
             Verb::Freeze => {
                 if !self.writers_have_left().await {
@@ -64,7 +64,7 @@ impl Vfs {
                 let why = "acl: a mount has ACLs from its beginning or not at all (umount it and mount it again)";
                 return failed("denied", why.to_owned(), vec![]);
             }
-            Verb::Commit { message, labels, all } => {
+            Verb::Commit { message, labels, all, contributor } => {
                 let slots = match trees {
                     Trees::At(slot) => vec![slot],
                     Trees::Of(repo) => match self.tree_slot(&repo).await {
@@ -74,7 +74,11 @@ impl Vfs {
                     Trees::All => (0..self.tree_slots().len()).collect(),
                     Trees::None(why) => return failed("usage", why.to_owned(), vec![]),
                 };
-                return self.run_commit(message, &labels, all, slots).await;
+                let mut asked = Asked { message, ..Asked::default() };
+                if let Err(why) = asked.read(&labels, contributor.as_deref()) {
+                    return failed("usage", why, Vec::new());
+                }
+                return self.run_commit(&asked, all, slots, caller).await;
             }
         }
         Progress::Done { commits: Vec::new(), notes: Vec::new() }
@@ -91,14 +95,7 @@ impl Vfs {
         false
     }
 
-    async fn run_commit(&self, message: Option<String>, labels: &[String], all: bool, slots: Vec<usize>) -> Progress {
-        let mut asked = Asked { message, labels: Vec::new() };
-        for label in labels {
-            match label.parse() {
-                Ok(label) => asked.labels.push(label),
-                Err(why) => return failed("usage", format!("label {label}: {why}"), Vec::new()),
-            }
-        }
+    async fn run_commit(&self, asked: &Asked, all: bool, slots: Vec<usize>, caller: Caller) -> Progress {
         let mut commits = Vec::new();
         let (mut failures, mut notes) = (Vec::new(), Vec::new());
         let mut kind = "failed";
@@ -124,8 +121,8 @@ impl Vfs {
                 continue;
             }
             // A change behind a freeze is ours: nobody else can make one.
-            match self.commit_slot(slot, asked.clone()).await {
-                Ok(report) => commits.push(self.committed(&repo, &report, &asked)),
+            match self.commit_slot(slot, asked.clone(), caller).await {
+                Ok(report) => commits.push(self.committed(&repo, &report, asked)),
                 Err(error) => {
                     kind = error.kind();
                     failures.push(format!("{}: {error}", repo.name));
@@ -220,6 +217,18 @@ impl Vfs {
         for (_, committer) in self.open_trees() {
             committer.tree().freeze(false);
         }
+    }
+}
+
+impl Asked {
+    /// What a program said in words.
+    fn read(&mut self, labels: &[String], contributor: Option<&str>) -> Result<(), String> {
+        for label in labels {
+            self.labels.push(label.parse().map_err(|why| format!("label {label}: {why}"))?);
+        }
+        let parsed = contributor.map(|text| text.parse().map_err(|why| format!("contributor {text}: {why}")));
+        self.contributor = parsed.transpose()?;
+        Ok(())
     }
 }
 

@@ -1,8 +1,8 @@
 //! The files of a `.datamon`: what is there, what each says, and what writing into one does.
 //!
 //! A text is of the moment at which it is asked for, and its size is right already at the LOOKUP: programs that copy as
-//! many bytes as a stat promised get all of it. An open file keeps the text that it was opened with. Only
-//! `bundle/<id>/files` has no size, as the files of /proc: it is made as it is read ([`super::files`]).
+//! many bytes as a stat promised get all of it. An open file keeps the text that it was opened with, but for those that
+//! only grow ([`super::history`]). Only `bundle/<id>/files` has no size, as the files of /proc: it is made as it is read ([`super::files`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -13,7 +13,6 @@ use bytes::Bytes;
 
 use super::Vfs;
 use super::files::BundleFiles;
-use crate::format::refs::Summary;
 use crate::model::clock::Timestamp;
 use crate::model::entry::{Attributes, FileKind};
 use crate::model::id::BundleId;
@@ -21,7 +20,7 @@ use crate::model::name::{LATEST, LabelName};
 use crate::snapshot::Snapshot;
 use crate::snapshot::diff::{self, Change};
 use crate::staging::message::Message;
-use crate::staging::tree::NodeAttr;
+use crate::staging::tree::{Caller, NodeAttr};
 use crate::store::{intents, refs};
 use crate::vfs::error::VfsError;
 use crate::vfs::namespace::label_name;
@@ -121,7 +120,7 @@ impl Vfs {
                 let Ok(label) = name.parse::<LabelName>() else { return Ok(None) };
                 // What is removed has a history, too.
                 let is_known = self.refs(repo.id).await?.labels.contains_key(&label)
-                    || !self.label_moves(repo, &label).await?.is_empty();
+                    || self.has_label_history(repo, &label).await?;
                 is_known.then_some(Item::Directory(Folder::Label(label)))
             }
             Folder::Label(label) => (name == "history").then(|| Item::File(Text::LabelHistory(label.clone()))),
@@ -184,6 +183,10 @@ impl Vfs {
         };
         let (time, size) = match text {
             Text::Ctl | Text::BundleFiles(_) => (self.store().clock.now(), 0),
+            Text::History | Text::LabelHistory(_) => {
+                let grown = self.growing(scope.repo(), text, 0..0).await?;
+                (self.store().clock.now(), grown.map_or(0, |(_, length)| length))
+            }
             _ => {
                 let (time, bytes) = self.rendered(scope, text).await?;
                 (time, bytes.len() as u64)
@@ -237,6 +240,7 @@ impl Vfs {
             Text::Ctl => return Ok(Opened::Control),
             Text::Message | Text::Label(Some(_)) if for_writing => self.writable()?,
             _ if for_writing => return Err(VfsError::NotPermitted),
+            Text::History | Text::LabelHistory(_) => return Ok(Opened::Growing),
             Text::BundleFiles(bundle) => {
                 let repo = scope.repo().ok_or(VfsError::NotFound)?;
                 let files = BundleFiles::of(self.bundle(repo, *bundle).await?);
@@ -260,10 +264,11 @@ impl Vfs {
         text: &Text,
         offset: Option<u64>,
         data: &[u8],
+        caller: Caller,
     ) -> Result<(), VfsError> {
         match (text, scope.repo()) {
             (Text::Ctl, Some(repo)) => {
-                let outcome = self.command(repo, data).await;
+                let outcome = self.command(repo, data, caller).await;
                 self.told(data.trim_ascii(), outcome)
             }
             (Text::Message, _) => {
@@ -272,7 +277,7 @@ impl Vfs {
             }
             (Text::Label(Some(label)), Some(repo)) => {
                 self.writable()?;
-                let outcome = self.write_label(repo, label, data).await;
+                let outcome = self.write_label(repo, label, data, caller).await;
                 self.told(label.as_str().as_bytes(), outcome)
             }
             _ => Err(VfsError::NotPermitted),
@@ -280,9 +285,15 @@ impl Vfs {
     }
 
     /// Sets or moves a label to the bundle or label that is written.
-    pub(super) async fn write_label(&self, repo: &RepoKey, label: &LabelName, value: &[u8]) -> Result<(), VfsError> {
+    pub(super) async fn write_label(
+        &self,
+        repo: &RepoKey,
+        label: &LabelName,
+        value: &[u8],
+        caller: Caller,
+    ) -> Result<(), VfsError> {
         let bundle = self.named_bundle(repo, value).await?;
-        self.set_label(repo, label, Some(bundle), false).await?;
+        self.set_label(repo, label, Some(bundle), false, caller).await?;
         self.forget_label(repo, label.as_str()).await;
         Ok(())
     }
@@ -341,7 +352,6 @@ impl Vfs {
             Text::Stats => self.stats().await.into(),
             Text::Reads => self.reads(scope.repo()).into(),
             Text::Wal => self.wal(scope.repo()).await?.into(),
-            Text::History => self.history(repo?).await?.into(),
             Text::Message => self.message(scope)?.read()?.into(),
             Text::Label(label) => {
                 let record = self.refs(repo?.id).await?;
@@ -349,10 +359,9 @@ impl Vfs {
                 // A file that was made for a label that is not there yet, or not any more.
                 bundle.map_or(String::new(), |bundle| format!("{bundle}\n")).into()
             }
-            Text::LabelHistory(label) => self.label_history(repo?, label).await?.into(),
             Text::BundleInfo(bundle) => self.bundle_info(repo?, *bundle).await?.into(),
             Text::Diff(a, b) => self.diff(repo?, *a, *b).await?,
-            Text::Ctl | Text::BundleFiles(_) => Bytes::new(),
+            Text::Ctl | Text::BundleFiles(_) | Text::History | Text::LabelHistory(_) => Bytes::new(),
         })
     }
 
@@ -419,20 +428,6 @@ impl Vfs {
         lines.join("\n") + "\n"
     }
 
-    /// All bundles, oldest first.
-    async fn history(&self, repo: &RepoKey) -> Result<String, VfsError> {
-        self.with_history(repo, |bundles| {
-            let mut text = String::new();
-            for line in bundles {
-                let Summary { bundle, time, who, files, bytes, .. } = line;
-                let (labels, message) = (names(&line.labels), one_line(&line.message));
-                text += &format!("{bundle}\t{time}\t{who}\t{files}\t{bytes}\t{labels}\t{message}\n");
-            }
-            text
-        })
-        .await
-    }
-
     /// Who is writing: intent, user, host, since when, state, repo.
     async fn wal(&self, repo: Option<&RepoKey>) -> Result<String, VfsError> {
         let catalog = self.catalog().await?;
@@ -442,16 +437,6 @@ impl Vfs {
             let (user, host) = intent.who.rsplit_once('@').unwrap_or((&intent.who, "-"));
             let repo = names.get(&intent.repo).copied().unwrap_or("-");
             text += &format!("{}\t{user}\t{host}\t{}\topen\t{repo}\n", intent.id, intent.time);
-        }
-        Ok(text)
-    }
-
-    /// Where a label led: when, who, which bundle.
-    async fn label_history(&self, repo: &RepoKey, label: &LabelName) -> Result<String, VfsError> {
-        let mut text = String::new();
-        for step in self.label_moves(repo, label).await? {
-            let bundle = step.bundle.map_or("removed".to_owned(), |bundle| bundle.to_string());
-            text += &format!("{}\t{}\t{bundle}\n", step.time, step.who.as_deref().unwrap_or("-"));
         }
         Ok(text)
     }
@@ -518,11 +503,11 @@ impl Vfs {
     }
 }
 
-fn names<'a>(labels: impl IntoIterator<Item = &'a LabelName>) -> String {
+pub(super) fn names<'a>(labels: impl IntoIterator<Item = &'a LabelName>) -> String {
     labels.into_iter().map(LabelName::as_str).collect::<Vec<_>>().join(",")
 }
 
-fn one_line(message: &str) -> String {
+pub(super) fn one_line(message: &str) -> String {
     message.replace(['\t', '\n'], " ")
 }
 
