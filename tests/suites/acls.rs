@@ -46,7 +46,7 @@ fn list(path: &Path) -> String {
 /// What getfacl(1) shows of everything below `dir`.
 fn lists(dir: &Path) -> String {
     let all = "cd \"$0\" && find . ! -type l -print0 | sort -z | xargs -0 getfacl -np --";
-    run(Command::new("sh").args(["-c", all]).arg(dir))
+    run(Command::new("sh").args(["-c", all]).arg(dir)).replace("# file: ./", "# file: ")
 }
 
 /// Runs a shell's line as another user.
@@ -220,7 +220,8 @@ fn a_mount_without_acl_shows_no_list_and_keeps_all_in_step() {
         assert_eq!(listed, "", "not listed, so no copy asks for it");
         assert!(!may(ANN, "cat \"$0\"", &file), "no list decides");
     }
-    for refused in [setfacl(&["-m", "u:9:r"], &staging.join("plain")), setfacl(&["-b"], &staging.join("linked"))] {
+    for file in ["plain", "linked"] {
+        let refused = setfacl(&["-m", "u:9:r"], &staging.join(file));
         assert!(text(&refused).contains("Operation not supported"), "{}", text(&refused));
     }
     fs::set_permissions(staging.join("team/large"), fs::Permissions::from_mode(0o740)).unwrap();
@@ -375,7 +376,7 @@ fn acls_are_there_from_the_beginning_of_a_mount_or_not_at_all() {
         let (code, said) = answer(&host, "mount", &["-o", "remount,ro,acl"], &mnt);
         assert_eq!(code == 0, is_on, "{said}");
         if is_on {
-            let refused = setfacl(&["-m", "u:1:r"], &file);
+            let refused = setfacl(&["-m", "u:2:r"], &file);
             assert!(text(&refused).contains("Read-only file system"), "{}", text(&refused));
             assert_eq!(answer(&host, "mount", &["-o", "remount,rw"], &mnt), (0, String::new()));
             assert_eq!(list(&file), "user::rw-,user:1:r--,group::r--,mask::r--,other::r--", "they stay on");
