@@ -249,6 +249,8 @@ fn settings(
         fail_if_diverged: options.fail_if_diverged,
         notices: notices(uid, options),
         database_memory: DatabaseMemory::new((options.memory / 4) as usize),
+        // What is left beside the databases, and in serve() a quarter for content and an eighth for ranges.
+        pack_memory: (options.memory / 8 * 3) as usize,
         faults: Arc::new(faults),
     })
 }

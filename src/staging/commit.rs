@@ -31,7 +31,7 @@ use super::queue::Queue;
 use super::seal::Sealed;
 use super::tables::{ChunkSource, Instant, Tables};
 use super::tree::Tree;
-use super::upload::{Active, Lane, Noting, PACK_BYTES, Token};
+use super::upload::{Active, Lane, Noting, PACK_BYTES, Token, UPLOADS};
 use crate::content::packer::PackError;
 use crate::content::reader::{ContentError, ContentReader};
 use crate::faults::{FaultPoint, Faults};
@@ -195,6 +195,7 @@ pub struct Committer {
     pub(super) noting: Noting,
     /// Bytes after which a data pack is closed.
     pub(super) pack_bytes: AtomicUsize,
+    pub(super) uploads_max: AtomicUsize,
     /// What the tree follows, and what that is.
     parent: Mutex<Option<Arc<Snapshot>>>,
     /// The bundle of an earlier life's commit that was finished when the tree was opened.
@@ -224,6 +225,7 @@ impl Committer {
             uploads_in_background: AtomicBool::new(false),
             noting: Noting::default(),
             pack_bytes: AtomicUsize::new(PACK_BYTES),
+            uploads_max: AtomicUsize::new(UPLOADS),
             tree,
             store,
             reader,

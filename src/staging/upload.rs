@@ -40,14 +40,16 @@ use crate::format::pack::{HashedChunk, TRAILER_BYTES, open_footer, open_trailer}
 use crate::local::staged_files::Raw;
 use crate::model::entry::{Extent, Locator};
 use crate::model::id::{BundleId, ChunkId, IntentId, PackId};
-use crate::model::limits::{INLINE_BYTES_MAX, SMALL_FILE_BYTES_MAX};
+use crate::model::limits::{INLINE_BYTES_MAX, PACK_BYTES_TARGET_MIN, SMALL_FILE_BYTES_MAX};
 use crate::snapshot::Snapshot;
 use crate::store::{Store, StoreError, intents};
 
 /// Bytes after which a data pack is closed.
 pub(super) const PACK_BYTES: usize = 16 << 20;
+/// The same where there is little memory: smaller ones cost too many requests.
+const PACK_BYTES_MIN: usize = PACK_BYTES_TARGET_MIN;
 /// Packs on their way at once: with the open one 80 MiB.
-const UPLOADS: usize = 4;
+pub(super) const UPLOADS: usize = 4;
 /// Footers of the bases' packs that are fetched at once.
 const FOOTERS: usize = 8;
 /// Bytes up to which a chunk is hashed at once: the way to another thread takes longer.
@@ -173,7 +175,21 @@ fn noted(
     note.map(|outcome: Result<(), StagingError>| outcome.map_err(|why| PackError::Journal(why.to_string()))).boxed()
 }
 
+/// Of how many bytes a pack is, and how many are on their way besides the open one, with `bytes` of memory for all of
+/// them. There are always two.
+fn pack_bounds(bytes: usize) -> (usize, usize) {
+    let pack_bytes = if bytes < (UPLOADS + 1) * PACK_BYTES { PACK_BYTES_MIN } else { PACK_BYTES };
+    (pack_bytes, (bytes / pack_bytes).saturating_sub(1).clamp(1, UPLOADS))
+}
+
 impl Committer {
+    /// What packs may take of the memory, from the next intent on.
+    pub fn set_pack_memory(&self, bytes: usize) {
+        let (pack_bytes, uploads_max) = pack_bounds(bytes);
+        self.pack_bytes.store(pack_bytes, std::sync::atomic::Ordering::Relaxed);
+        self.uploads_max.store(uploads_max, std::sync::atomic::Ordering::Relaxed);
+    }
+
     /// Notes that the last writer of a file has closed it: its bytes may be uploaded before the commit.
     pub fn closed(&self, ino: u64) {
         if self.uploads_in_background.load(std::sync::atomic::Ordering::Relaxed) {
@@ -215,7 +231,8 @@ impl Committer {
             let noting = self.noting.clone();
             let done = move |pack| noted(tree.clone(), journal.clone(), (noting.clone(), number), pack);
             let target_bytes = self.pack_bytes.load(std::sync::atomic::Ordering::Relaxed);
-            let config = PackerConfig { intent: intent.id, run: self.run, target_bytes, uploads_max: UPLOADS };
+            let uploads_max = self.uploads_max.load(std::sync::atomic::Ordering::Relaxed);
+            let config = PackerConfig { intent: intent.id, run: self.run, target_bytes, uploads_max };
             let packer = Packer::new(config, self.store.clone(), self.journal.clone(), done);
             lane.active = Some(Active { intent, round, packer, reusable });
         }
@@ -396,4 +413,21 @@ async fn footer_chunks(store: &Store, pack: &PackEntry) -> Result<Vec<(ChunkId, 
     let start = end.checked_sub(footer_length as u64).ok_or_else(|| damaged("length of a footer"))?;
     let open = |footer: &Bytes| open_footer(pack.id, footer, pack.footer_hash);
     Ok(store.get_checked(&key, Some(start..end), open).await?)
+}
+
+#[cfg(test)]
+mod unit_tests {
+    use super::*;
+
+    #[test]
+    fn packs_fit_into_their_memory_and_there_are_always_two() {
+        assert_eq!(pack_bounds(96 << 20), (PACK_BYTES, UPLOADS), "of memory=256M");
+        assert_eq!(pack_bounds(24 << 20), (PACK_BYTES_MIN, 2), "of memory=64M");
+        assert_eq!(pack_bounds(12 << 20), (PACK_BYTES_MIN, 1), "of memory=32M, which is the least");
+        assert_eq!(pack_bounds(1 << 40), (PACK_BYTES, UPLOADS));
+        for bytes in (16 << 20..200 << 20).step_by(1 << 20) {
+            let (pack_bytes, uploads) = pack_bounds(bytes);
+            assert!(pack_bytes * (uploads + 1) <= bytes, "{bytes}");
+        }
+    }
 }

@@ -119,6 +119,8 @@ pub struct Settings {
     pub notices: Vec<String>,
     /// What the databases of staging trees may use together.
     pub database_memory: DatabaseMemory,
+    /// Bytes that packs on their way may take, of each tree.
+    pub pack_memory: usize,
     /// Places to stop at, for tests.
     pub faults: Arc<Faults>,
 }
@@ -408,6 +410,7 @@ impl Vfs {
             self.settings.faults.clone(),
         );
         let committer = committer.await?;
+        committer.set_pack_memory(self.settings.pack_memory);
         committer.upload_in_background()?;
         Ok(committer)
     }

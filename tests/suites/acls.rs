@@ -46,7 +46,7 @@ fn list(path: &Path) -> String {
 /// What getfacl(1) shows of everything below `dir`.
 fn lists(dir: &Path) -> String {
     let all = "cd \"$0\" && find . ! -type l -print0 | sort -z | xargs -0 getfacl -np --";
-    run(Command::new("sh").args(["-c", all]).arg(dir))
+    run(Command::new("sh").args(["-c", all]).arg(dir)).replace("# file: ./", "# file: ")
 }
 
 /// Runs a shell's line as another user.
@@ -183,7 +183,8 @@ fn acls_come_back_in_versions_on_other_hosts_and_after_kill_9() {
     assert_eq!(list(&theirs.join("heir/new")), expected.replace("mask::r--", "mask::rw-"));
     assert_eq!(list(&theirs.join("team/link")), "user::rw-,group::r--,mask::r--,other::r--");
     sync(&theirs);
-    assert_eq!(lists(&from), changed, "the walk sees the new version");
+    // The kernel may lead to the version before for as long as `refresh=`.
+    until(Duration::from_secs(3), "a walk to the new version", || lists(&from) == changed);
     two.umount(&other);
     one.umount(&mnt);
     let pinned = one.mount("prod/census/labels/latest", "acl");
@@ -220,7 +221,8 @@ fn a_mount_without_acl_shows_no_list_and_keeps_all_in_step() {
         assert_eq!(listed, "", "not listed, so no copy asks for it");
         assert!(!may(ANN, "cat \"$0\"", &file), "no list decides");
     }
-    for refused in [setfacl(&["-m", "u:9:r"], &staging.join("plain")), setfacl(&["-b"], &staging.join("linked"))] {
+    for file in ["plain", "linked"] {
+        let refused = setfacl(&["-m", "u:9:r"], &staging.join(file));
         assert!(text(&refused).contains("Operation not supported"), "{}", text(&refused));
     }
     fs::set_permissions(staging.join("team/large"), fs::Permissions::from_mode(0o740)).unwrap();
@@ -375,7 +377,7 @@ fn acls_are_there_from_the_beginning_of_a_mount_or_not_at_all() {
         let (code, said) = answer(&host, "mount", &["-o", "remount,ro,acl"], &mnt);
         assert_eq!(code == 0, is_on, "{said}");
         if is_on {
-            let refused = setfacl(&["-m", "u:1:r"], &file);
+            let refused = setfacl(&["-m", "u:2:r"], &file);
             assert!(text(&refused).contains("Read-only file system"), "{}", text(&refused));
             assert_eq!(answer(&host, "mount", &["-o", "remount,rw"], &mnt), (0, String::new()));
             assert_eq!(list(&file), "user::rw-,user:1:r--,group::r--,mask::r--,other::r--", "they stay on");
