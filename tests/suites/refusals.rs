@@ -519,7 +519,7 @@ fn an_error_under_json_is_one_object_with_kind_message_and_remedy() {
     let json = |line: &str| -> serde_json::Value { serde_json::from_slice(&world.call(line).stdout).unwrap() };
     let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
     let committed = json("commit --json @MNT/census/staging");
-    let expected = "base bundle bytes changed context diverged files labels new_bytes repo";
+    let expected = "base bundle bytes changed context diverged files label_notes labels new_bytes repo";
     let sorted = |text: String| {
         let mut words: Vec<_> = text.split(' ').map(str::to_owned).collect();
         words.sort();
