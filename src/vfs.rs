@@ -20,6 +20,7 @@ pub mod control;
 pub mod error;
 pub mod follow;
 mod gestures;
+mod holder;
 pub mod identity;
 pub mod known;
 pub mod namespace;
@@ -347,12 +348,15 @@ impl Vfs {
     /// Opens a file.
     pub async fn open(&self, ino: Ino, for_writing: bool) -> Result<Opened, VfsError> {
         match self.node(ino)? {
-            Node::Staged { slot, ino } => {
-                if for_writing {
-                    self.writable()?;
+            Node::Staged { slot, ino: inner } => {
+                if !for_writing {
+                    self.tree(slot)?.open_file(inner).await?;
+                    return Ok(Opened::Staged);
                 }
-                self.tree(slot)?.open_file(ino).await?;
-                Ok(Opened::Staged)
+                // Counted before the look: a freeze looks in the other order, so that one of both sees the other.
+                self.count_writer(ino, true);
+                let opened = async { Ok(self.writable().map(|()| self.tree(slot))??.open_file(inner).await?) }.await;
+                opened.map(|()| Opened::Staged).inspect_err(|_: &VfsError| self.count_writer(ino, false))
             }
             Node::Row { .. } if for_writing => Err(VfsError::ReadOnly),
             Node::Row { .. } => Ok(Opened::Immutable),
@@ -510,7 +514,11 @@ impl Vfs {
     }
 
     fn writable(&self) -> Result<(), VfsError> {
-        if self.is_read_only() { Err(VfsError::ReadOnly) } else { Ok(()) }
+        match () {
+            () if self.is_read_only() => Err(VfsError::ReadOnly),
+            () if self.is_frozen() => Err(StagingError::Frozen.into()),
+            () => Ok(()),
+        }
     }
 
     fn staged(&self, slot: usize, attr: NodeAttr) -> Found {
@@ -698,8 +706,8 @@ impl Vfs {
         slot
     }
 
-    /// The slot of a repo's staging tree, opened now if it was not.
-    pub(crate) async fn tree_slot(&self, repo: &node::RepoKey) -> Result<usize, VfsError> {
+    /// The slot of a repo's staging tree, opened now if it was not; busy while another mount has it.
+    pub(crate) async fn try_tree_slot(&self, repo: &node::RepoKey) -> Result<usize, VfsError> {
         let _opening = self.opening.lock().await;
         let known = {
             let trees = self.trees.lock().expect("nothing panics while it holds the trees");

@@ -28,6 +28,7 @@ mod suites {
     mod store_faults;
     mod tidy;
     mod trees;
+    mod unmounting;
     mod uploads;
     mod writers;
 }

@@ -5,7 +5,7 @@
 
 mod identity;
 mod place;
-mod remount;
+pub mod remount;
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;

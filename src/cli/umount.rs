@@ -11,6 +11,7 @@ use clap::Args;
 
 use crate::cli::control;
 use crate::cli::host::{CONTRIBUTOR, Host};
+use crate::cli::mount::remount;
 use crate::cli::output::{Failure, print_line};
 use crate::cli::progress::Shown;
 use crate::local::sys;
@@ -31,8 +32,8 @@ pub struct UmountArgs {
     /// Unmount even if the daemon does not answer; what changed stays staged
     #[arg(short, long)]
     force: bool,
-    /// Accepted for umount(8)
-    #[arg(short, long, hide = true)]
+    /// Where it cannot be unmounted, remount it read-only (root)
+    #[arg(short, long)]
     read_only: bool,
     /// The mount point
     dir: PathBuf,
@@ -64,18 +65,30 @@ pub fn run(args: &UmountArgs, host: &Host) -> Result<(), Failure> {
     if args.lazy || args.force || !is_last {
         return detach(&mounted.dir, How { lazy: args.lazy, force: args.force });
     }
-    let root = sys::identity().0 == 0;
-    if root && sys::is_in_use(&mounted.dir) {
-        return Err(busy(&mounted.dir, "nothing was committed"));
+    match commit_and_detach(&mounted.dir, host) {
+        Err(failure) if args.read_only && failure.kind == "busy" => {
+            remount::run(&mounted.dir, &["remount,ro".to_owned()])?;
+            eprintln!("datamon: {} (it is read-only now)", failure.message);
+            Ok(())
+        }
+        outcome => outcome,
     }
-    let committed = match commit_all(&mounted.dir, host) {
+}
+
+/// Writing stops only while this goes on: a helper that dies lets it go on, too (docs/adr/0011).
+fn commit_and_detach(dir: &Path, host: &Host) -> Result<(), Failure> {
+    let root = sys::identity().0 == 0;
+    if root && sys::is_in_use(dir) {
+        return Err(busy(dir, "nothing was committed"));
+    }
+    let committed = match commit_all(dir, host) {
         // A dead daemon can commit nothing: its tree is staged, and the next mount finds it.
         Err(failure) if failure.kind == "dead" || failure.kind == "not_datamon" => Ok(()),
         outcome => outcome,
     };
-    let unmounted = committed.and_then(|()| detach(&mounted.dir, How::default()));
+    let unmounted = committed.and_then(|()| detach(dir, How::default()));
     if unmounted.is_err() {
-        let _ = control::carry_out(&mounted.dir, &Verb::Thaw, Shown::nothing());
+        let _ = control::carry_out(dir, &Verb::Thaw, Shown::nothing());
     }
     unmounted
 }

@@ -786,9 +786,6 @@ async fn open(
         Opened::Staged => {
             opened.handle = if for_writing { WRITER } else { READER };
             opened.is_counted = true;
-            if for_writing {
-                vfs.count_writer(ino, true);
-            }
             if let Some(cut) = cut
                 && let Err(error) = vfs.setattr(ino, cut).await
             {

@@ -94,12 +94,14 @@ pub fn mount(vfs: Arc<Vfs>, config: &MountConfig, runtime: tokio::runtime::Handl
     }));
     let device = session.as_fd().try_clone_to_owned()?;
     pace.watch(device.try_clone()?.into());
+    let number = device_of(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(), &config.dir);
+    raise_read_ahead(number.as_deref());
     vfs.set_kernel(Arc::new(KernelCache {
         notifier: session.notifier(),
         device: device.into(),
         dir: config.dir.clone(),
+        number: number.unwrap_or_default(),
     }));
-    raise_read_ahead(&config.dir);
     Ok(Session { session })
 }
 
@@ -109,6 +111,8 @@ struct KernelCache {
     /// The session's descriptor, for the words that fuser does not have.
     device: File,
     dir: PathBuf,
+    /// The mount's file system, as `MAJ:MIN`.
+    number: String,
 }
 
 impl Kernel for KernelCache {
@@ -127,6 +131,13 @@ impl Kernel for KernelCache {
 
     fn is_anyones_place(&self, path: &Path) -> bool {
         waiters::is_anyones_place_below(&self.dir.join(path))
+    }
+
+    fn is_ending(&self, daemon: u32) -> bool {
+        let read = |what: &str| fs::read(format!("/proc/{daemon}/{what}")).unwrap_or_default();
+        let table = String::from_utf8_lossy(&read("mountinfo")).into_owned();
+        // A process that is being killed has no command line any more.
+        !has_mount(&read("cmdline"), &table, &self.number)
     }
 }
 
@@ -188,10 +199,8 @@ fn user_mount(dispatch: Dispatch, config: &MountConfig) -> io::Result<fuser::Ses
 }
 
 /// Lets the kernel read further ahead, where it lets us say so. Asks nothing of the mount: nobody answers yet.
-fn raise_read_ahead(target: &Path) {
-    let Some(device) = device_of(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(), target) else {
-        return;
-    };
+fn raise_read_ahead(device: Option<&str>) {
+    let Some(device) = device else { return };
     let bdi = PathBuf::from("/sys/class/bdi").join(device);
     // FUSE starts at 1 % of memory for mapped writers, with a strict limit.
     for (name, value) in [("read_ahead_kb", READ_AHEAD_KIB), ("max_ratio", 40)] {
@@ -206,6 +215,18 @@ fn device_of(mountinfo: &str, target: &Path) -> Option<String> {
         unescaped(point) == target.to_string_lossy()
     })?;
     line.split(' ').nth(2).map(str::to_owned)
+}
+
+/// Whether the daemon with this command line has a mount where it was asked for one. `ours` is not its: whoever mounts at
+/// the same place again has another one there.
+fn has_mount(command_line: &[u8], mountinfo: &str, ours: &str) -> bool {
+    let words: Vec<_> = command_line.split(|byte| *byte == 0).map(|word| Path::new(OsStr::from_bytes(word))).collect();
+    mountinfo.lines().filter(|line| line.contains(" - fuse.datamon ")).any(|line| {
+        let field = |number| line.split(' ').nth(number).unwrap_or_default();
+        let dir = PathBuf::from(unescaped(field(4)));
+        // A daemon in the foreground may have been given a path that is not absolute.
+        field(2) != ours && words.iter().any(|word| !word.as_os_str().is_empty() && dir.ends_with(word))
+    })
 }
 
 /// A path as mountinfo writes it: space, tab, newline and backslash in octal.
@@ -224,5 +245,17 @@ mod tests {
                     41 30 0:51 / /mnt/a\\040b rw - fuse.datamon prod rw\n";
         assert_eq!(device_of(text, Path::new("/mnt/a b")).as_deref(), Some("0:51"));
         assert_eq!(device_of(text, Path::new("/mnt")), None);
+    }
+
+    #[test]
+    fn a_daemon_without_a_mount_of_its_own_is_about_to_end() {
+        let text = "40 30 0:50 / /mnt/a\\040b rw - fuse.datamon prod rw\n41 30 0:51 / /mnt/c rw - fuse.other prod rw\n";
+        let line = |dir: &str| format!("datamon\0mount\0--child\0--\0prod\0{dir}\0");
+        assert!(has_mount(line("/mnt/a b").as_bytes(), text, "0:60"));
+        assert!(has_mount(line("a b").as_bytes(), text, "0:60"), "in the foreground");
+        assert!(!has_mount(line("/mnt/a b").as_bytes(), text, "0:50"), "that one is ours");
+        assert!(!has_mount(line("/mnt/c").as_bytes(), text, "0:60"), "no daemon of datamon");
+        assert!(!has_mount(b"", text, "0:60"), "killed");
+        assert!(!has_mount(line("/mnt/a b").as_bytes(), "", "0:60"));
     }
 }

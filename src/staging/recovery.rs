@@ -26,6 +26,8 @@ use super::tree::{for_each_inode, get_number, put_inode};
 use crate::local::db::{Batch, Database, DatabaseMemory, Family};
 use crate::local::staged_files::{Place, StagedFiles};
 
+/// The file that is locked.
+pub(super) const LOCK: &str = "lock";
 /// Version of a state directory.
 const STATE_VERSION: &str = "datamon staging 2\n";
 /// Key of the number behind the last one that a data file may have.
@@ -54,7 +56,7 @@ pub(super) fn unusable(dir: &Path, why: io::Error) -> StagingError {
 
 /// Takes the tree for this process.
 pub(super) fn lock(dir: &Path) -> Result<File, StagingError> {
-    let path = dir.join("lock");
+    let path = dir.join(LOCK);
     let opened = File::options().create(true).truncate(false).read(true).write(true).open(&path);
     let mut lock = opened.map_err(|why| unusable(&path, why))?;
     match lock.try_lock() {
@@ -64,7 +66,7 @@ pub(super) fn lock(dir: &Path) -> Result<File, StagingError> {
             Ok(lock)
         }
         Err(fs::TryLockError::WouldBlock) => {
-            let holder = holder(&mut lock).unwrap_or_default();
+            let holder = holder(&mut lock).map(described).unwrap_or_default();
             let remedy = "use mount --bind, or unmount that one";
             let what = format!("{}: another mount has this staging tree{holder} ({remedy})", dir.display());
             Err(StagingError::Busy(what))
@@ -74,16 +76,19 @@ pub(super) fn lock(dir: &Path) -> Result<File, StagingError> {
 }
 
 /// Which process has the tree, as far as it said so.
-fn holder(lock: &mut File) -> Option<String> {
+pub(super) fn holder(lock: &mut File) -> Option<u32> {
     let mut pid = String::new();
     lock.read_to_string(&mut pid).ok()?;
-    let pid: u32 = pid.parse().ok()?;
+    pid.parse().ok()
+}
+
+fn described(pid: u32) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let is_stopped = status.lines().any(|line| line.starts_with("State:") && line.contains("stopped"));
-    Some(match is_stopped {
+    match is_stopped {
         true => format!(": process {pid}, which is stopped and goes on after kill -CONT {pid}"),
         false => format!(": process {pid}"),
-    })
+    }
 }
 
 /// Refuses a directory of which a part is gone.

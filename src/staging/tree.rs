@@ -168,6 +168,11 @@ impl TreeLock {
         Ok(Self { dir: dir.to_owned(), file })
     }
 
+    /// The process that has the tree in this directory, as far as it said so.
+    pub fn holder(dir: &Path) -> Option<u32> {
+        recovery::holder(&mut File::open(dir.join(recovery::LOCK)).ok()?)
+    }
+
     /// The directory.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -72,8 +72,7 @@ pub struct Control {
     rendered: texts::Rendered,
     commits: Commits,
     reads: reads::Reads,
-    /// Repos whose staging tree somebody else has, with what was said of that.
-    pub(super) held: Shared<HashMap<RepoId, (String, String)>>,
+    pub(super) holders: super::holder::Holders,
     /// When something below a view was to be removed.
     refused: Shared<HashMap<usize, Timestamp>>,
     flush: std::sync::OnceLock<super::namespace::FlushMapped>,
@@ -333,6 +332,11 @@ impl Vfs {
         {
             committer.closed(ino);
         }
+    }
+
+    /// Whether nobody may change anything, because the mount is about to go.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.control.frozen.load(Ordering::Acquire)
     }
 
     /// Says how mapped pages are written back.

@@ -43,6 +43,9 @@ pub trait Kernel: Send + Sync {
 
     /// Whether a process that we can see has its working directory below this path of the mount.
     fn is_anyones_place(&self, path: &std::path::Path) -> bool;
+
+    /// Whether the daemon with this process id serves no mount any more, and is about to end.
+    fn is_ending(&self, daemon: u32) -> bool;
 }
 
 /// What is remembered of a tree's attempts: one at a time, held while it runs, and when the last one began.

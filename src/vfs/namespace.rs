@@ -134,9 +134,6 @@ struct Names {
 /// What names of repos and labels are like.
 pub(super) const NAME_FORM: &str = "not such a name (letters, digits, dots, - and _, at most 128, a letter or digit first; a label not \
                          shaped like a bundle's id)";
-/// How often, and how many times, a mount looks whether the tree that it is of is free.
-const ENDING_POLL: Duration = Duration::from_millis(100);
-const ENDING_POLLS: usize = 20;
 /// The first number of the table; 1 is the root's.
 const FIRST_NAME: Ino = 2;
 
@@ -224,17 +221,6 @@ impl Vfs {
                 Node::Row { slot, row: RowId::ROOT }
             }
         })
-    }
-
-    /// The slot of a staging tree that the daemon of an unmount just before may be about to let go.
-    async fn awaited_tree(&self, repo: &RepoKey) -> Result<usize, VfsError> {
-        for _ in 0..ENDING_POLLS {
-            match self.tree_slot(repo).await {
-                Err(VfsError::Staging(StagingError::Busy(_))) => tokio::time::sleep(ENDING_POLL).await,
-                outcome => return outcome,
-            }
-        }
-        self.tree_slot(repo).await
     }
 
     async fn source_repo(&self, name: &RepoName) -> Result<RepoKey, VfsError> {
@@ -498,9 +484,7 @@ impl Vfs {
                 Ok(Found { ttl: self.rest(Some(self.store.clock.now())), ..found })
             }
             Err(VfsError::Staging(StagingError::Busy(why))) => {
-                let mut held = self.control.held.lock().expect("nothing panics while it holds the holders");
-                held.insert(repo.id, (repo.name.to_string(), why));
-                drop(held);
+                self.note_holder(repo, why);
                 Ok(self.directory(NameNode::BusyStaging(repo.clone()), Ttl::None))
             }
             Err(error) => Err(error),

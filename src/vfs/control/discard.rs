@@ -5,7 +5,6 @@
 //! `latest` ([`crate::vfs::follow`]): while somebody is in it, or a file of it is open, it is busy.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Vfs;
@@ -35,9 +34,7 @@ fn busy(why: &str) -> VfsError {
 impl Vfs {
     /// Puts the staged changes of a repo aside, or brings back what was put aside last.
     pub(super) async fn move_changes(&self, repo: &RepoKey, way: Way) -> Result<(), VfsError> {
-        if self.control.frozen.load(Ordering::Acquire) {
-            return Err(StagingError::Frozen.into());
-        }
+        self.writable()?;
         let slot = self.tree_slot(repo).await?;
         let open = self.open_tree_at(slot)?;
         let tree = open.committer.tree();

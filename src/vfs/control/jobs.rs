@@ -48,10 +48,17 @@ impl Vfs {
     async fn run(self: &Arc<Self>, verb: Verb, trees: Trees, caller: Caller) -> Progress {
         match verb {
             Verb::Freeze => {
+                let busy =
+                    || failed("busy", "a file is open for writing (close it: fuser -vm shows it)".into(), vec![]);
                 if !self.writers_have_left().await {
-                    return failed("busy", "a file is open for writing (close it: fuser -vm shows it)".into(), vec![]);
+                    return busy();
                 }
                 self.freeze(true);
+                // Who opened one after that look; from now on nobody does.
+                if self.has_writers() {
+                    self.freeze(false);
+                    return busy();
+                }
             }
             Verb::Thaw => self.freeze(false),
             Verb::Remount { read_only } => {
@@ -87,12 +94,16 @@ impl Vfs {
     /// Whether no handle may write any more; the kernel tells of a close a moment after it.
     async fn writers_have_left(&self) -> bool {
         for _ in 0..RELEASE_POLLS {
-            if self.control.writers.lock().expect("nothing panics while it holds the writers").is_empty() {
+            if !self.has_writers() {
                 return true;
             }
             tokio::time::sleep(RELEASE_POLL).await;
         }
         false
+    }
+
+    fn has_writers(&self) -> bool {
+        !self.control.writers.lock().expect("nothing panics while it holds the writers").is_empty()
     }
 
     async fn run_commit(&self, asked: &Asked, all: bool, slots: Vec<usize>, caller: Caller) -> Progress {

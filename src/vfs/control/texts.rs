@@ -376,7 +376,7 @@ impl Vfs {
         lines.push(format!("store: {}", self.store().url()));
         let answers = self.store().requests.meter.answers();
         lines.push(format!("store_state: {}", if answers { "answers" } else { "does not answer" }));
-        let held = self.control.held.lock().expect("nothing panics while it holds the holders").clone();
+        let held = self.noted_holders();
         for (id, (name, why)) in held.iter().filter(|(id, _)| repo.is_none_or(|repo| repo.id == **id)) {
             let is_open = self.tree_slots().iter().any(|key| key.id == *id);
             if !is_open {

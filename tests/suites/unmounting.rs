@@ -1,0 +1,133 @@
+//! What others see while a mount is about to go, and when it does not: nothing changes meanwhile, and nothing stays shut.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::harness::{Place, inside, names, run, scratch, text, until};
+
+const EROFS: Option<i32> = Some(30);
+
+#[test]
+fn nothing_changes_while_a_mount_goes_and_a_helper_that_died_lets_it_go_on() {
+    if !inside("unmounting::nothing_changes_while_a_mount_goes_and_a_helper_that_died_lets_it_go_on") {
+        return;
+    }
+    let dir = scratch();
+    let host = Place::directory(&dir.path().join("store")).host(&dir.path().join("one"), "create");
+    let mnt = host.mount("prod", "rw");
+    for repo in ["census", "other"] {
+        fs::create_dir(mnt.join(repo)).unwrap();
+    }
+    let staging = mnt.join("census/staging");
+    fs::write(staging.join("a"), "a").unwrap();
+    let bind = dir.path().join("bind");
+    fs::create_dir(&bind).unwrap();
+    run(Command::new("mount").arg("--bind").arg(&staging).arg(&bind));
+    let freeze = || host.datamon(["submit", r#"{"verb":"freeze"}"#, mnt.to_str().unwrap()]).output().unwrap();
+
+    // What umount does first, by a caller who then asks for nothing more: as one that was killed.
+    assert!(freeze().status.success());
+    let frozen = Instant::now();
+    for place in [&staging, &bind] {
+        until(Duration::from_secs(5), "the freeze", || fs::File::create(place.join("b")).is_err());
+        assert_eq!(fs::write(place.join("b"), "b").unwrap_err().raw_os_error(), EROFS);
+        let opened = fs::File::options().write(true).open(place.join("a"));
+        assert_eq!(opened.unwrap_err().raw_os_error(), EROFS, "no handle that keeps the mount busy");
+        assert_eq!(fs::remove_file(place.join("a")).unwrap_err().raw_os_error(), EROFS);
+        assert_eq!(fs::read_to_string(place.join("a")).unwrap(), "a", "it can be read");
+    }
+    // A tree that nobody had looked into before.
+    assert_eq!(fs::write(mnt.join("other/staging/c"), "c").unwrap_err().raw_os_error(), EROFS);
+    until(Duration::from_secs(15), "the end of the freeze", || fs::write(bind.join("b"), "b").is_ok());
+    let shut = frozen.elapsed();
+    assert!(shut > Duration::from_secs(9), "{shut:?}: a helper that lives asks every 250 ms");
+    eprintln!("a helper that died kept writers out for {shut:?}");
+    fs::write(mnt.join("other/staging/c"), "c").unwrap();
+
+    // An umount that is refused leaves all as it was, at once.
+    run(Command::new("umount").arg("-i").arg(&bind));
+    let held = fs::File::create(staging.join("held")).unwrap();
+    let refused = host.datamon(["umount", mnt.to_str().unwrap()]).output().unwrap();
+    assert!(!refused.status.success() && text(&refused).contains("nothing was committed"), "{}", text(&refused));
+    fs::write(staging.join("d"), "d").unwrap();
+    drop(held);
+    host.umount_among_others(&mnt);
+    let mnt = host.mount("prod", "ro");
+    assert_eq!(names(&mnt.join("census/labels/latest")), ["a", "b", "d", "held"]);
+    assert_eq!(names(&mnt.join("other/labels/latest")), ["c"]);
+    host.umount(&mnt);
+}
+
+#[test]
+fn umount_r_makes_a_busy_mount_read_only_and_commits_nothing() {
+    if !inside("unmounting::umount_r_makes_a_busy_mount_read_only_and_commits_nothing") {
+        return;
+    }
+    let dir = scratch();
+    let host = Place::directory(&dir.path().join("store")).host(&dir.path().join("one"), "create");
+    let mnt = host.mount("prod", "rw");
+    fs::create_dir(mnt.join("census")).unwrap();
+    let staging = mnt.join("census/staging");
+    let umount = |flag: &str| host.datamon(["umount", flag, mnt.to_str().unwrap()]).output().unwrap();
+
+    let writer = fs::File::create(staging.join("a")).unwrap();
+    let refused = umount("-r");
+    assert!(!refused.status.success() && text(&refused).contains("open for writing"), "{}", text(&refused));
+    fs::write(staging.join("a"), "a").unwrap();
+    drop(writer);
+    let reader = fs::File::open(staging.join("a")).unwrap();
+    until(Duration::from_secs(5), "a remount", || umount("-r").status.success());
+    let again = umount("-r");
+    assert!(again.status.success() && text(&again).contains("(it is read-only now)"), "{}", text(&again));
+    assert_eq!(fs::write(staging.join("b"), "b").unwrap_err().raw_os_error(), EROFS);
+    assert!(names(&mnt.join("census/bundles")).is_empty());
+    drop(reader);
+    host.umount_among_others(&mnt);
+    assert!(is_committed(&host.mount("prod", "ro")), "what had been staged");
+}
+
+fn is_committed(mnt: &Path) -> bool {
+    fs::read_to_string(mnt.join("census/labels/latest/a")).is_ok_and(|text| text == "a")
+}
+
+#[test]
+fn a_context_mounted_at_once_after_an_unmount_has_its_staging_tree() {
+    if !inside("unmounting::a_context_mounted_at_once_after_an_unmount_has_its_staging_tree") {
+        return;
+    }
+    let dir = scratch();
+    let host = Place::directory(&dir.path().join("store")).host(&dir.path().join("one"), "create");
+    let mnt = host.mount("prod", "rw");
+    fs::create_dir(mnt.join("census")).unwrap();
+    let staging = mnt.join("census/staging");
+    let (mut ended_later, mut longest) = (0, Duration::ZERO);
+    for round in 0..30 {
+        fs::write(staging.join(format!("{round}")), "x").unwrap();
+        let before = host.daemons(&mnt);
+        // A lazy umount commits nothing: the daemon's end is all that is waited for.
+        let flag = if round % 3 == 0 { "--" } else { "--lazy" };
+        run(&mut host.datamon(["umount", flag, mnt.to_str().unwrap()]));
+        host.mount("prod", "rw");
+        ended_later += usize::from(host.daemons(&mnt).iter().any(|pid| before.contains(pid)));
+        let start = Instant::now();
+        assert_eq!(names(&staging).len(), round + 1, "round {round}");
+        longest = longest.max(start.elapsed());
+    }
+    eprintln!("30 mounts after unmounts, in {ended_later} the daemon before still lived; longest look {longest:?}");
+
+    // One that lives is no reason to wait.
+    let second = dir.path().join("second");
+    fs::create_dir(&second).unwrap();
+    run(&mut host.datamon(["mount", "prod", second.to_str().unwrap()]));
+    fs::write(staging.join("30"), "x").unwrap();
+    let start = Instant::now();
+    let refused = fs::read_dir(second.join("census/staging")).unwrap().next().unwrap().unwrap_err();
+    assert!(refused.kind() == std::io::ErrorKind::ResourceBusy, "{refused}");
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    // Until it ends: the same daemon is then waited for.
+    host.umount(&mnt);
+    assert_eq!(names(&second.join("census/staging")).len(), 31);
+    host.umount(&second);
+}
