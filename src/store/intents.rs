@@ -189,8 +189,10 @@ mod tests {
         register(&store, &intent, None).await.unwrap();
         let purged = store.keys().purged(intent.repo, intent.bases[0]);
         store.put_new(&purged, &Bytes::from_static(b"gone")).await.unwrap();
-        let round = key::record(&store.keys().condemned(), 5);
-        store.put_new(&round, &Bytes::from_static(b"a round")).await.unwrap();
+        for round in 1..=5 {
+            let round = key::record(&store.keys().condemned(), round);
+            store.put_new(&round, &Bytes::from_static(b"a round")).await.unwrap();
+        }
         assert_eq!(renew(&store, &intent, None).await.unwrap(), 5);
         assert_eq!(open_intents(&store, 5).await.unwrap(), [intent], "its bases are named there");
     }
