@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::cli::control;
-use crate::cli::host::{CONTRIBUTOR, Host};
+use crate::cli::host::Host;
 use crate::cli::output::{Failure, print_json, print_line};
 use crate::cli::progress::Shown;
 use crate::model::job::{Committed, Verb};
@@ -40,7 +40,7 @@ pub struct CommitArgs {
 /// Commits, and prints the bundle's id.
 pub fn run(args: &CommitArgs, host: &Host) -> Result<(), Failure> {
     let labels = args.labels.iter().map(ToString::to_string).collect();
-    let contributor = host.environment.get(CONTRIBUTOR).map(str::to_owned);
+    let contributor = host.contributor();
     let verb = Verb::Commit { message: args.message.clone(), labels, all: false, contributor };
     let path = args.path.display().to_string();
     let commits = control::carry_out(&args.path, &verb, Shown::on_a_terminal("committing"));
@@ -60,6 +60,6 @@ fn show(done: &Committed, as_json: bool) {
     if done.diverged {
         eprintln!("datamon: {}: latest was no longer the base: both bundles are kept", done.repo);
     }
-    done.label_notes.iter().for_each(|note| eprintln!("datamon: {}: {note}", done.repo));
+    control::tell_label_notes(done);
     print_line(&done.bundle);
 }

@@ -17,6 +17,11 @@ use crate::model::job::{self, Committed, Job, Progress, Verb};
 /// How long the daemon may take to answer that it starts.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
+/// Says on stderr what became of labels that did not simply move.
+pub fn tell_label_notes(done: &Committed) {
+    done.label_notes.iter().for_each(|note| eprintln!("datamon: {}: {note}", done.repo));
+}
+
 /// Carries out `verb` on the tree that `path` lies in, and shows how far it is.
 ///
 /// What a person is to know besides the commits goes to stderr.

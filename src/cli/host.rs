@@ -45,6 +45,11 @@ pub struct Host {
 }
 
 impl Host {
+    /// Who commits, by the environment.
+    pub fn contributor(&self) -> Option<String> {
+        self.environment.get(CONTRIBUTOR).map(str::to_owned)
+    }
+
     /// The host of this process.
     pub fn of_this_process() -> Result<Self, ConfigError> {
         // A variable that is not UTF-8 is none of ours.

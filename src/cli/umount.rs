@@ -10,7 +10,7 @@ use std::process::Command;
 use clap::Args;
 
 use crate::cli::control;
-use crate::cli::host::{CONTRIBUTOR, Host};
+use crate::cli::host::Host;
 use crate::cli::mount::remount;
 use crate::cli::output::{Failure, print_line};
 use crate::cli::progress::Shown;
@@ -95,10 +95,10 @@ fn commit_and_detach(dir: &Path, host: &Host) -> Result<(), Failure> {
 
 fn commit_all(dir: &Path, host: &Host) -> Result<(), Failure> {
     control::carry_out(dir, &Verb::Freeze, Shown::nothing())?;
-    let contributor = host.environment.get(CONTRIBUTOR).map(str::to_owned);
+    let contributor = host.contributor();
     let verb = Verb::Commit { message: None, labels: Vec::new(), all: true, contributor };
     for done in control::carry_out(dir, &verb, Shown::on_a_terminal("committing"))? {
-        done.label_notes.iter().for_each(|note| eprintln!("datamon: {}: {note}", done.repo));
+        control::tell_label_notes(&done);
         if done.changed {
             print_line(&done.bundle);
         }

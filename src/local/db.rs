@@ -58,11 +58,9 @@ impl From<rocksdb::Error> for DatabaseError {
 
 impl From<Refused> for DatabaseError {
     fn from(refused: Refused) -> Self {
-        let remedy = "nothing that was synced is lost; it is opened anew as soon as the disk takes writes again";
         match refused {
             Refused::Database(why) => why.into(),
-            Refused::Mending(why) if why.contains("mount again") => Self(why),
-            Refused::Mending(why) => Self(format!("{why} ({remedy})")),
+            Refused::Mending(why) => Self(why),
         }
     }
 }

@@ -20,6 +20,7 @@
 //! 3. A change that was refused is tried again once, after mending; it is the same change, so twice does no harm.
 //! 4. Nobody waits longer than [`PATIENCE`]; then the refusal is told, and mending goes on.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -94,7 +95,7 @@ struct Mending {
 pub(super) enum Refused {
     /// rocksdb said so.
     Database(rocksdb::Error),
-    /// It is being mended; why that has not succeeded yet.
+    /// It is being mended; why that has not succeeded yet, and what is to be done.
     Mending(String),
 }
 
@@ -159,7 +160,7 @@ impl Handle {
     }
 
     fn why_not(&self) -> String {
-        self.mending().why_not.clone().unwrap_or_else(|| "it is being opened".to_owned())
+        self.mending().why_not.clone().unwrap_or_else(|| not_yet("it is being opened"))
     }
 
     /// Whether it is mended, at once or before anybody loses patience.
@@ -212,26 +213,31 @@ impl Handle {
     pub(super) fn exchange(&self) -> Result<(), String> {
         let is_in_use = |now: &Open| now.takes_changes && Arc::strong_count(&now.db) > 1;
         if is_in_use(&self.now()) {
-            return Err("a commit is under way".to_owned());
+            return Err(not_yet("a commit is under way"));
         }
-        probe(&self.opener.dir).map_err(|why| format!("the disk is not well: {why}"))?;
+        probe(&self.opener.dir).map_err(|why| not_yet(format!("the disk is not well: {why}")))?;
         if self.now().takes_changes {
-            let beside = self.opener.open_beside().map_err(|why| why.to_string())?;
+            let beside = self.opener.open_beside().map_err(not_yet)?;
             let mut now = self.now.write().expect("no code panics while it holds the database");
             let lacking = now.db.latest_sequence_number().saturating_sub(beside.latest_sequence_number());
             if lacking > 0 {
                 return Err(lost(lacking));
             }
             if is_in_use(&now) {
-                return Err("a commit has begun".to_owned());
+                return Err(not_yet("a commit has begun"));
             }
             let old = std::mem::replace(&mut *now, Open { db: Arc::new(beside), takes_changes: false });
             drop((now, old));
         }
-        let opened = self.opener.open().map_err(|why| why.to_string())?;
+        let opened = self.opener.open().map_err(not_yet)?;
         drop(self.replace(opened, true));
         Ok(())
     }
+}
+
+/// What time and the disk will mend.
+fn not_yet(why: impl fmt::Display) -> String {
+    format!("{why} (nothing that was synced is lost; it is opened anew as soon as the disk takes writes again)")
 }
 
 /// What only memory has can be read, and no more.

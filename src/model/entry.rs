@@ -30,6 +30,9 @@ pub enum FileKind {
     BlockDevice,
 }
 
+/// Runs as the group of the file; of a directory: what is made in it is of its group (inode(7)).
+pub const SET_GROUP_ID: u16 = 0o2000;
+
 /// What every entry carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Attributes {

@@ -16,11 +16,10 @@ use super::error::StagingError;
 use super::inode::Inode;
 use super::tree::Tree;
 use crate::model::acl::{Acl, AclKind};
-use crate::model::entry::{Attributes, FileKind};
+use crate::model::entry::{Attributes, FileKind, SET_GROUP_ID};
 
 /// Permission bits without set-id and sticky.
 const MODE_BITS: u16 = 0o777;
-const SET_GROUP_ID: u16 = 0o2000;
 
 impl Inode {
     /// One of its lists.

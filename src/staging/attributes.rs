@@ -9,7 +9,7 @@ use super::tree::{Tree, put_inode};
 use crate::local::db::Batch;
 use crate::local::staged_files::Place;
 use crate::model::clock::Timestamp;
-use crate::model::entry::{Attributes, Body, FileKind};
+use crate::model::entry::{Attributes, Body, FileKind, SET_GROUP_ID};
 use crate::model::limits::XATTR_BYTES_MAX;
 
 /// The unit of `st_blocks` (inode(7)).
@@ -108,7 +108,7 @@ pub(super) fn kill_privileges(inode: &mut Inode) {
         let permissions = &mut inode.attributes.permissions;
         *permissions &= !0o4000;
         if *permissions & 0o010 != 0 {
-            *permissions &= !0o2000;
+            *permissions &= !SET_GROUP_ID;
         }
     }
 }

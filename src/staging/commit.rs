@@ -463,7 +463,6 @@ impl Committer {
         let summary = descriptor.summary(&object);
         let entered = refs::enter(&self.store, self.repo, &summary, since, base, None).await?;
         self.faults.hit(FaultPoint::AfterRefs);
-        let diverged = entered.diverged;
         let new_bytes = self.journal.packs()?.iter().map(|pack| pack.length).sum();
         self.journal.finish(Some((descriptor.bundle, ObjectHash::of(&object))))?;
         self.tree.mark_published(sealed.changes).await?;
@@ -473,7 +472,7 @@ impl Committer {
         Ok(Some(CommitReport {
             bundle,
             base,
-            diverged,
+            diverged: entered.diverged,
             changed: true,
             files: descriptor.counts.files,
             bytes: descriptor.counts.bytes,
@@ -693,5 +692,34 @@ impl Committer {
             Put::Ours => Ok(()),
             Put::Theirs(_) => Err(CommitError::SlotTaken),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_that_did_not_simply_move_are_told() {
+        let label = |name: &str| name.parse::<LabelName>().unwrap();
+        let [old, other] = [1, 2].map(|n| BundleId::from_parts(n, n.into()));
+        let before = BTreeMap::from([(label("kept"), old), (label("moved"), old), (label("gone"), old)]);
+        let entered = refs::Entered {
+            labels_refused: vec![label("refused")],
+            labels_set: vec![
+                (label("kept"), Some(old)),
+                (label("new"), None),
+                (label("moved"), Some(other)),
+                (label("gone"), None),
+                (label("made"), Some(other)),
+            ],
+            ..refs::Entered::default()
+        };
+        let report = LabelReport::new(entered, &before);
+        let told: Vec<_> = report.moved.iter().map(|(label, was)| (label.as_str(), *was)).collect();
+        assert_eq!(told, [("moved", Some(other)), ("gone", None), ("made", Some(other))]);
+        let sentences = report.sentences();
+        assert_eq!(sentences.len(), 4, "{sentences:?}");
+        assert!(sentences.iter().any(|said| said.starts_with("label refused: not set")), "{sentences:?}");
     }
 }

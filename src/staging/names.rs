@@ -14,7 +14,7 @@ use super::inode::{Inode, InodeBody, ROOT, base_row, new_ino};
 use super::tree::{RESERVED_NAME, Tree, put_inode};
 use crate::local::db::{Batch, DatabaseError, Family, Pairs};
 use crate::model::clock::Timestamp;
-use crate::model::entry::{Attributes, Body, FileKind};
+use crate::model::entry::{Attributes, Body, FileKind, SET_GROUP_ID};
 use crate::model::id::LinkId;
 use crate::model::name::FileName;
 
@@ -134,12 +134,12 @@ impl Tree {
             return Err(StagingError::Exists);
         }
         let now = self.now();
-        let inherits = directory.attributes.permissions & 0o2000 != 0;
+        let inherits = directory.attributes.permissions & SET_GROUP_ID != 0;
         let is_directory = matches!(body, InodeBody::Directory);
         let is_symlink = matches!(body, InodeBody::Other(Body::Symlink(_)));
         let mut mode = if is_symlink { 0o777 } else { permissions };
         if inherits && is_directory {
-            mode |= 0o2000;
+            mode |= SET_GROUP_ID;
         }
         let gid = if inherits { directory.attributes.gid } else { caller.gid };
         let mut inode = Inode::new(Attributes { permissions: mode, uid: caller.uid, gid, mtime: now }, body);

@@ -14,6 +14,7 @@
 //! 1. A file is left alone for [`SETTLE`] after it was closed: many live no longer than that.
 //! 2. Names are kept for what was closed in the last two seconds only; of the rest a number is.
 //! 3. A name is advice: a file that was renamed, or whose birth was forgotten, is stored all the same.
+//! 4. Who closes a file never waits for names to be sorted: that is the background's work, outside the lock.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
@@ -91,15 +92,18 @@ struct QueueState {
 }
 
 impl QueueState {
-    /// Moves on what has waited long enough.
-    fn ripen(&mut self, now: Instant) {
+    /// Ends the batch that is being filled, if it is old enough.
+    fn end_batch(&mut self, now: Instant) {
         if let Some((_, files)) = self.fresh.take_if(|(since, _)| now >= *since + SETTLE) {
             self.settling.push_back(Batch { closed: now, files });
         }
-        while self.settling.front().is_some_and(|batch| now >= batch.closed + SETTLE) {
-            let batch = self.settling.pop_front().expect("there is a first");
-            self.ready.extend(in_order(batch.files));
-        }
+    }
+
+    /// Takes out a batch that was left alone long enough.
+    fn ripe(&mut self, now: Instant) -> Option<Closed> {
+        self.end_batch(now);
+        let is_ripe = self.settling.front().is_some_and(|batch| now >= batch.closed + SETTLE);
+        if is_ripe { self.settling.pop_front().map(|batch| batch.files) } else { None }
     }
 
     /// When something ripens next.
@@ -126,7 +130,7 @@ impl Queue {
         let now = Instant::now();
         {
             let state = &mut *self.state();
-            state.ripen(now);
+            state.end_batch(now);
             state.fresh.get_or_insert_with(|| (now, Vec::new())).1.push((birth, ino));
         }
         self.came.notify_one();
@@ -141,22 +145,26 @@ impl Queue {
     /// The next file that has been left alone long enough.
     pub async fn next(&self) -> u64 {
         loop {
-            let ripe = {
+            let (batch, next) = {
                 let state = &mut *self.state();
-                state.ripen(Instant::now());
                 if let Some(ino) = state.ready.pop_front() {
                     return ino;
                 }
-                state.next_ripe()
+                (state.ripe(Instant::now()), state.next_ripe())
             };
-            match ripe {
+            if let Some(files) = batch {
+                let sorted = in_order(files);
+                self.state().ready.extend(sorted);
+                continue;
+            }
+            match next {
                 Some(ripe) => tokio::time::sleep_until(ripe).await,
                 None => self.came.notified().await,
             }
         }
     }
 
-    /// The places of the files that wait, in the order in which they are to be stored. Of too many: of none.
+    /// The places of the files that wait, in the order of their names behind those that are ready. Of too many: of none.
     pub fn ranks(&self) -> HashMap<u64, usize> {
         let state = &*self.state();
         let batches = state.settling.iter().map(|batch| &batch.files);

@@ -416,7 +416,7 @@ async fn footer_chunks(store: &Store, pack: &PackEntry) -> Result<Vec<(ChunkId, 
 }
 
 #[cfg(test)]
-mod unit_tests {
+mod tests {
     use super::*;
 
     #[test]

@@ -13,12 +13,12 @@ use super::Vfs;
 use super::error::VfsError;
 use super::node::{Ino, Node};
 use crate::model::acl::{Acl, AclKind};
+use crate::model::entry::SET_GROUP_ID;
 use crate::snapshot::RowId;
 use crate::staging::tree::{Caller, StagingError, Tree};
 
 /// What datamon says of an entry, by name and never listed.
 const OURS: &[u8] = b"user.datamon.";
-const SET_GROUP_ID: u16 = 0o2000;
 
 /// What setxattr(2) is to do.
 #[derive(Debug, Clone, Copy)]

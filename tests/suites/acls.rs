@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use super::faults::{User, answer, installed_host};
-use super::harness::{Host, Place, inside, names, run, scratch, sync, text, until};
+use super::harness::{Host, Place, host_with_repo, inside, names, run, scratch, sync, text, until};
 use super::trees::noise;
 
 /// A user and a group that the lists name, and a stranger.
@@ -21,12 +21,7 @@ fn host(dir: &Path) -> (Place, Host) {
         // The scratch directory and the harness's around it.
         fs::set_permissions(passed, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    let place = Place::directory(&dir.join("store"));
-    let host = place.host(&dir.join("one"), "create");
-    let mnt = host.mount("prod", "rw");
-    fs::create_dir(mnt.join("census")).unwrap();
-    host.umount(&mnt);
-    (place, host)
+    host_with_repo(dir)
 }
 
 fn setfacl(words: &[&str], path: &Path) -> Output {

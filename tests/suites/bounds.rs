@@ -5,19 +5,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::harness::{Host, Place, inside, run, scratch, sync, text, until};
+use super::harness::{Host, Place, host_with_repo, inside, run, scratch, sync, text, until};
 use super::trees::noise;
 
 const MIB: u64 = 1 << 20;
-
-fn host(dir: &Path) -> (Place, Host) {
-    let place = Place::directory(&dir.join("store"));
-    let host = place.host(&dir.join("one"), "create");
-    let mnt = host.mount("prod", "rw");
-    fs::create_dir(mnt.join("census")).unwrap();
-    host.umount(&mnt);
-    (place, host)
-}
 
 /// The most that the daemon of `mnt` has had of memory, in bytes (proc_pid_status(5)).
 fn peak(host: &Host, mnt: &Path) -> u64 {
@@ -36,7 +27,7 @@ fn memory_bounds_what_a_daemon_has_under_a_large_copy_and_reads() {
     const FILES: u64 = 6;
     const FILE_BYTES: u64 = 64 * MIB;
     let dir = scratch();
-    let (_place, host) = host(dir.path());
+    let (_place, host) = host_with_repo(dir.path());
     for refused in ["memory=31M", "memory=0", "memory=much", "memory="] {
         let mnt = dir.path().join("mnt");
         let _ = fs::create_dir(&mnt);
@@ -123,7 +114,7 @@ fn refresh_is_how_stale_another_hosts_newest_version_may_be_shown() {
     }
     const REFRESH: Duration = Duration::from_millis(400);
     let dir = scratch();
-    let (place, one) = host(dir.path());
+    let (place, one) = host_with_repo(dir.path());
     let mnt = one.mount("prod", "rw");
     let staging = mnt.join("census/staging");
     let commit = |text: &str| {

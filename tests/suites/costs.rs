@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::harness::{Host, Place, SOON, inside, run, scratch, sync, within};
+use super::harness::{Host, Place, SOON, host_with_repo, inside, run, scratch, sync, within};
 use super::trees::noise;
 
 const MIB: u64 = 1 << 20;
@@ -60,11 +60,7 @@ fn fill(dir: &Path, files: usize) {
 
 /// A context with `files` committed files in the repo `census`, still mounted at its staging tree.
 fn committed(dir: &Path, files: usize) -> (Place, Host, std::path::PathBuf, (u64, u64, u64)) {
-    let place = Place::directory(&dir.join("store"));
-    let host = place.host(&dir.join("here"), "create");
-    let context = host.mount("prod", "rw");
-    fs::create_dir(context.join("census")).unwrap();
-    host.umount(&context);
+    let (place, host) = host_with_repo(dir);
     let mnt = host.mount("prod/census/staging", "refresh=60s");
     let before = Requests::of(&mnt);
     fill(&mnt, files);
@@ -163,11 +159,7 @@ fn one_byte_of_a_very_large_file_moves_one_chunk() {
     // MiB of real bytes; `DATAMON_LARGE_MIB=10240 DATAMON_TEST_LIMIT=3600` for a large disk.
     let real = std::env::var("DATAMON_LARGE_MIB").map_or(64, |mib| mib.parse::<u64>().unwrap());
     let dir = scratch();
-    let place = Place::directory(&dir.path().join("store"));
-    let host = place.host(&dir.path().join("here"), "create");
-    let context = host.mount("prod", "rw");
-    fs::create_dir(context.join("census")).unwrap();
-    host.umount(&context);
+    let (place, host) = host_with_repo(dir.path());
     let mnt = host.mount("prod/census/staging", "refresh=60s");
 
     const GIB: u64 = 1 << 30;

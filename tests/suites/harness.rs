@@ -245,6 +245,16 @@ impl Place {
     }
 }
 
+/// A host with the empty repo `census` in a store that is a directory.
+pub fn host_with_repo(dir: &Path) -> (Place, Host) {
+    let place = Place::directory(&dir.join("store"));
+    let host = place.host(&dir.join("one"), "create");
+    let mnt = host.mount("prod", "rw");
+    fs::create_dir(mnt.join("census")).unwrap();
+    host.umount(&mnt);
+    (place, host)
+}
+
 impl Place {
     /// The same server's `prefix`, asked through a proxy of its own. It lives no longer than this place.
     pub fn behind_proxy(&self, prefix: &str) -> (Self, Proxy) {

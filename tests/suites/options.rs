@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::faults::{User, answer, installed_host, mounts_at};
-use super::harness::{Host, Place, inside, run, scratch, text, until};
+use super::harness::{Host, host_with_repo, inside, run, scratch, text, until};
 use super::trees::noise;
 
 const MIB: usize = 1 << 20;
@@ -23,16 +23,6 @@ fn names(dir: &Path) -> Vec<String> {
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
-}
-
-/// A host with the repo `census` in a store that is a directory.
-fn host(dir: &Path) -> (Place, Host) {
-    let place = Place::directory(&dir.join("store"));
-    let host = place.host(&dir.join("one"), "create");
-    let mnt = host.mount("prod", "rw");
-    fs::create_dir(mnt.join("census")).unwrap();
-    host.umount(&mnt);
-    (place, host)
 }
 
 /// Commits what is in staging through a mount of its own, with these files in addition; answers the bundle.
@@ -72,7 +62,7 @@ fn owners_and_modes_are_shown_as_asked_and_stored_as_they_were() {
         return;
     }
     let dir = scratch();
-    let (_place, host) = host(dir.path());
+    let (_place, host) = host_with_repo(dir.path());
     let mnt = host.mount("prod", "rw");
     let staging = mnt.join("census/staging");
     for name in ["kept", "changed", "given"] {
@@ -131,7 +121,7 @@ fn a_users_mount_shows_others_files_as_the_users_and_stores_them_as_they_were() 
     }
     let dir = scratch();
     let user = User::new(dir.path());
-    let (_place, host) = host(dir.path());
+    let (_place, host) = host_with_repo(dir.path());
     let mnt = host.mount("prod", "rw");
     let staging = mnt.join("census/staging");
     fs::write(staging.join("roots"), "x").unwrap();
@@ -160,7 +150,7 @@ fn sync_local_commits_nothing_and_the_command_does() {
         return;
     }
     let dir = scratch();
-    let (_place, host) = host(dir.path());
+    let (_place, host) = host_with_repo(dir.path());
     let mnt = host.mount("prod", "sync=local,message=from the mount,label=nightly");
     let staging = mnt.join("census/staging");
     fs::write(staging.join("a"), "a").unwrap();
@@ -179,7 +169,7 @@ fn message_and_label_are_those_of_commits_by_sync_and_umount() {
         return;
     }
     let dir = scratch();
-    let (_place, host) = host(dir.path());
+    let (_place, host) = host_with_repo(dir.path());
     let mnt = host.mount("prod", "message=\"by sync, or umount\",label=one,label=two");
     let staging = mnt.join("census/staging");
     fs::write(staging.join("a"), "a").unwrap();
@@ -202,7 +192,7 @@ fn diverged_fail_keeps_the_changes_staged_and_says_what_latest_is() {
         return;
     }
     let dir = scratch();
-    let (place, host) = host(dir.path());
+    let (place, host) = host_with_repo(dir.path());
     let first = commit(&host, &[("a", b"a".to_vec())]);
     let two = place.host(&dir.path().join("two"), "add");
     let mnt = two.mount("prod", "diverged=fail,refresh=100ms");
@@ -242,7 +232,7 @@ fn umount_commits_all_trees_but_one_and_stays_for_that() {
         return;
     }
     let dir = scratch();
-    let (place, host) = host(dir.path());
+    let (place, host) = host_with_repo(dir.path());
     let mnt = host.mount("prod", "diverged=fail,refresh=100ms");
     fs::create_dir(mnt.join("other")).unwrap();
     for repo in ["census", "other"] {
@@ -274,7 +264,7 @@ fn base_and_stage_say_which_tree_and_what_it_starts_from() {
         return;
     }
     let dir = scratch();
-    let (_place, host) = host(dir.path());
+    let (_place, host) = host_with_repo(dir.path());
     let first = commit(&host, &[("a", b"a".to_vec())]);
     commit(&host, &[("b", b"b".to_vec())]);
     let staging = |options: &str| {
@@ -307,7 +297,7 @@ fn a_mount_of_a_tree_waits_a_moment_for_the_one_before_it_to_end() {
         return;
     }
     let dir = scratch();
-    let (_place, host) = host(dir.path());
+    let (_place, host) = host_with_repo(dir.path());
     let first = host.mount("prod/census/staging", "rw");
     fs::write(first.join("a"), "a").unwrap();
     let second = dir.path().join("second");
@@ -329,7 +319,7 @@ fn state_and_log_lie_where_they_are_asked_to() {
         return;
     }
     let dir = scratch();
-    let (_place, host) = host(dir.path());
+    let (_place, host) = host_with_repo(dir.path());
     let (state, log) = (dir.path().join("elsewhere"), dir.path().join("logs/datamon.log"));
     let options = format!("state={},log={},commit=manual", state.display(), log.display());
     let mnt = host.mount("prod/census/staging", &options);
@@ -362,7 +352,7 @@ fn requests_at_once_are_as_many_as_asked_for() {
         return;
     }
     let dir = scratch();
-    let (_place, host) = host(dir.path());
+    let (_place, host) = host_with_repo(dir.path());
     let files: Vec<_> = (0..12u64).map(|n| (format!("f{n:02}"), noise(n + 1, MIB))).collect();
     commit(&host, &files.iter().map(|(name, bytes)| (&name[..], bytes.clone())).collect::<Vec<_>>());
     let most = |options: &str| {
@@ -392,7 +382,7 @@ fn bwlimit_bounds_the_bytes_a_second_of_each_direction() {
         return;
     }
     let dir = scratch();
-    let (_place, host) = host(dir.path());
+    let (_place, host) = host_with_repo(dir.path());
     let bytes = noise(7, 20 * MIB);
     let mnt = host.mount("prod/census/staging", "bwlimit=8M");
     fs::write(mnt.join("large"), &bytes).unwrap();
@@ -415,7 +405,7 @@ fn verify_off_lets_wrong_bytes_pass_and_is_for_ro_only() {
         return;
     }
     let dir = scratch();
-    let (_place, host) = host(dir.path());
+    let (_place, host) = host_with_repo(dir.path());
     let bytes = noise(9, MIB);
     commit(&host, &[("large", bytes.clone())]);
     let packs = run(Command::new("find").arg(dir.path().join("store")).args(["-type", "f", "-path", "*/p/*"]));
@@ -457,7 +447,7 @@ fn numbers_are_served_and_lie_in_stats() {
         return;
     }
     let dir = scratch();
-    let (_place, host) = host(dir.path());
+    let (_place, host) = host_with_repo(dir.path());
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mnt = host.mount("prod", &format!("metrics=127.0.0.1:{port}"));
     let staging = mnt.join("census/staging");
@@ -526,7 +516,7 @@ fn reads_names_the_versions_that_were_read() {
         return;
     }
     let dir = scratch();
-    let (_place, host) = host(dir.path());
+    let (_place, host) = host_with_repo(dir.path());
     let id = commit(&host, &[("a", noise(1, 5000))]);
     let mnt = host.mount("prod", "rw");
     let reads = || fs::read_to_string(mnt.join("census/.datamon/reads")).unwrap();
@@ -603,7 +593,7 @@ fn progress_is_shown_on_a_terminal_only() {
         return;
     }
     let dir = scratch();
-    let (_place, host) = host(dir.path());
+    let (_place, host) = host_with_repo(dir.path());
     // Slow enough to be seen: a second pack has to wait.
     let mnt = host.mount("prod", "bwlimit=16M");
     let staging = mnt.join("census/staging");

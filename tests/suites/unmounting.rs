@@ -1,11 +1,12 @@
 //! What others see while a mount is about to go, and when it does not: nothing changes meanwhile, and nothing stays shut.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::harness::{Place, inside, names, run, scratch, text, until};
+use super::harness::{Place, host_with_repo, inside, names, run, scratch, target_dir, text, until};
 
 const EROFS: Option<i32> = Some(30);
 
@@ -60,15 +61,59 @@ fn nothing_changes_while_a_mount_goes_and_a_helper_that_died_lets_it_go_on() {
     host.umount(&mnt);
 }
 
+/// Maps a file for writing, closes it, and stores into it; says so, and lives until its stdin ends.
+const MAPPER: &str = r#"
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.write(file, b"y" * 4096)
+READ_WRITE, SHARED = 3, 1
+at = libc.mmap(None, ctypes.c_size_t(4096), READ_WRITE, SHARED, file, ctypes.c_long(0))
+os.close(file)
+ctypes.memmove(at, b"hello", 5)
+print("mapped", flush=True)
+sys.stdin.read()
+"#;
+
+#[test]
+fn a_mapping_whose_file_was_closed_keeps_the_mount_and_nothing_is_committed() {
+    if !inside("unmounting::a_mapping_whose_file_was_closed_keeps_the_mount_and_nothing_is_committed") {
+        return;
+    }
+    let dir = scratch();
+    let (_place, host) = host_with_repo(dir.path());
+    let mnt = host.mount("prod", "rw");
+    let python = target_dir().join("test-tools/venv/bin/python3");
+    let mut mapper = Command::new(python)
+        .args(["-c", MAPPER])
+        .arg(mnt.join("census/staging/a"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 7];
+    mapper.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    let refused = host.datamon(["umount", mnt.to_str().unwrap()]).output().unwrap();
+    assert!(!refused.status.success() && text(&refused).contains("nothing was committed"), "{}", text(&refused));
+    assert!(names(&mnt.join("census/bundles")).is_empty());
+    drop(mapper.stdin.take());
+    assert!(mapper.wait().unwrap().success());
+    host.umount_among_others(&mnt);
+    let mnt = host.mount("prod", "ro");
+    let bytes = fs::read(mnt.join("census/labels/latest/a")).unwrap();
+    assert!(bytes.starts_with(b"helloyyy") && bytes.len() == 4096, "what was stored through it is committed");
+    host.umount(&mnt);
+}
+
 #[test]
 fn umount_r_makes_a_busy_mount_read_only_and_commits_nothing() {
     if !inside("unmounting::umount_r_makes_a_busy_mount_read_only_and_commits_nothing") {
         return;
     }
     let dir = scratch();
-    let host = Place::directory(&dir.path().join("store")).host(&dir.path().join("one"), "create");
+    let (_place, host) = host_with_repo(dir.path());
     let mnt = host.mount("prod", "rw");
-    fs::create_dir(mnt.join("census")).unwrap();
     let staging = mnt.join("census/staging");
     let umount = |flag: &str| host.datamon(["umount", flag, mnt.to_str().unwrap()]).output().unwrap();
 
@@ -98,9 +143,8 @@ fn a_context_mounted_at_once_after_an_unmount_has_its_staging_tree() {
         return;
     }
     let dir = scratch();
-    let host = Place::directory(&dir.path().join("store")).host(&dir.path().join("one"), "create");
+    let (_place, host) = host_with_repo(dir.path());
     let mnt = host.mount("prod", "rw");
-    fs::create_dir(mnt.join("census")).unwrap();
     let staging = mnt.join("census/staging");
     let (mut ended_later, mut longest) = (0, Duration::ZERO);
     for round in 0..30 {

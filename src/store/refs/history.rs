@@ -1,8 +1,8 @@
 //! The history of a repo: its bundles and what befell them, oldest first, read from few records.
 //!
-//! Each record repeats the last 64 summaries and the last 64 events, and none adds more than one of each. So the whole history is read from one record in
-//! 63, which overlap by one at least: that shows that nothing was skipped. Records that only move labels
-//! make them overlap more.
+//! Each record repeats the last 64 summaries and the last 64 events, and none adds more than one of each. So the whole
+//! history is read from one record in 63, which overlap by one at least: that shows that nothing was skipped. Records
+//! that only move labels make them overlap more.
 
 use std::collections::HashSet;
 

@@ -3,17 +3,19 @@
 //! What stands there once never changes. So an open file is not kept as it was opened: a read tells what is known now, and
 //! `tail -f` shows a bundle that somebody commits elsewhere.
 
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::texts::{names, one_line};
 use super::{Shared, Vfs};
-use crate::format::refs::{Event, EventKind, RefsRecord, Summary};
+use crate::format::refs::{Event, EventKind, Summary};
 use crate::model::id::RepoId;
 use crate::model::name::LabelName;
-use crate::store::refs::{History, LabelLog};
-use crate::store::{Store, StoreError};
+use crate::store::refs::{History, LabelLog, LabelMove};
 use crate::vfs::error::VfsError;
 use crate::vfs::node::{RepoKey, Text};
 
@@ -24,10 +26,11 @@ pub(super) struct Histories {
     of_labels: Shared<Kept<LabelLog>>,
 }
 
-type Kept<T> = std::collections::HashMap<RepoId, std::sync::Arc<tokio::sync::Mutex<T>>>;
+type Kept<T> = HashMap<RepoId, Arc<Mutex<T>>>;
 
-fn kept<T: Default>(all: &Shared<Kept<T>>, repo: RepoId) -> std::sync::Arc<tokio::sync::Mutex<T>> {
-    all.lock().expect("nothing panics while it holds what is kept").entry(repo).or_default().clone()
+async fn kept<T: Default>(all: &Shared<Kept<T>>, repo: RepoId) -> OwnedMutexGuard<T> {
+    let of_repo = all.lock().expect("nothing panics while it holds what is kept").entry(repo).or_default().clone();
+    of_repo.lock_owned().await
 }
 
 /// A repo's history, and its text as far as anybody has asked for it.
@@ -40,15 +43,6 @@ struct Lines {
 }
 
 impl Lines {
-    /// Reads what `newest` tells and is not known.
-    async fn update(&mut self, store: &Store, repo: RepoId, newest: &RefsRecord) -> Result<(), StoreError> {
-        // As old as every other view of the refs: a stat and the read after it ask the store once.
-        if !self.history.has_all_of(newest) {
-            self.history.update(store, repo).await?;
-        }
-        Ok(())
-    }
-
     /// The text, with a line for each bundle and event that is new, in the order of their times.
     fn text(&mut self) -> &str {
         let mut bundles = self.history.summaries()[self.told.0..].iter().peekable();
@@ -95,17 +89,24 @@ fn part(text: &str, range: &Range<u64>) -> (Bytes, u64) {
 }
 
 impl Vfs {
+    /// A repo's history as it is now.
+    async fn lines(&self, repo: RepoId) -> Result<OwnedMutexGuard<Lines>, VfsError> {
+        let newest = self.refs(repo).await?;
+        let mut lines = kept(&self.control.histories.of_repos, repo).await;
+        // As old as every other view of the refs: a stat and the read after it ask the store once.
+        if !lines.history.has_all_of(&newest) {
+            lines.history.update(self.store(), repo).await?;
+        }
+        Ok(lines)
+    }
+
     /// What `of` makes of all bundles of a repo, oldest first.
     pub(in crate::vfs) async fn with_history<T>(
         &self,
         repo: &RepoKey,
         of: impl FnOnce(&[Summary]) -> T,
     ) -> Result<T, VfsError> {
-        let newest = self.refs(repo.id).await?;
-        let lines = kept(&self.control.histories.of_repos, repo.id);
-        let mut lines = lines.lock().await;
-        lines.update(self.store(), repo.id, &newest).await?;
-        Ok(of(lines.history.summaries()))
+        Ok(of(self.lines(repo.id).await?.history.summaries()))
     }
 
     /// Bytes of a text that only grows, and its length now; `None` for other texts.
@@ -117,14 +118,7 @@ impl Vfs {
     ) -> Result<Option<(Bytes, u64)>, VfsError> {
         let repo = repo.ok_or(VfsError::NotFound);
         match text {
-            Text::History => {
-                let repo = repo?;
-                let newest = self.refs(repo.id).await?;
-                let lines = kept(&self.control.histories.of_repos, repo.id);
-                let mut lines = lines.lock().await;
-                lines.update(self.store(), repo.id, &newest).await?;
-                Ok(Some(part(lines.text(), &range)))
-            }
+            Text::History => Ok(Some(part(self.lines(repo?.id).await?.text(), &range))),
             Text::LabelHistory(label) => Ok(Some(part(&self.label_history(repo?, label).await?, &range))),
             _ => Ok(None),
         }
@@ -138,12 +132,11 @@ impl Vfs {
     /// Where a label led: when, who, which bundle; a removal is a line too.
     async fn label_history(&self, repo: &RepoKey, label: &LabelName) -> Result<String, VfsError> {
         let newest = self.refs(repo.id).await?;
-        let log = kept(&self.control.histories.of_labels, repo.id);
-        let mut log = log.lock().await;
+        let mut log = kept(&self.control.histories.of_labels, repo.id).await;
         if !log.has_all_of(&newest) {
             log.update(self.store(), repo.id).await?;
         }
-        let line = |step: &crate::store::refs::LabelMove| {
+        let line = |step: &LabelMove| {
             let bundle = step.bundle.map_or("removed".to_owned(), |bundle| bundle.to_string());
             format!("{}\t{}\t{bundle}\n", step.time, one_line(step.who.as_deref().unwrap_or("-")))
         };

@@ -2,7 +2,8 @@
 //!
 //! A text is of the moment at which it is asked for, and its size is right already at the LOOKUP: programs that copy as
 //! many bytes as a stat promised get all of it. An open file keeps the text that it was opened with, but for those that
-//! only grow ([`super::history`]). Only `bundle/<id>/files` has no size, as the files of /proc: it is made as it is read ([`super::files`]).
+//! only grow ([`super::history`]). Only `bundle/<id>/files` has no size, as the files of /proc: it is made as it is read
+//! ([`super::files`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
