@@ -2,7 +2,7 @@
 //!
 //! Files come in the order in which they were closed, which is the order of whatever tree a program copied from. They are
 //! stored in the order of their names, a second's worth at a time: small files that lie in one directory then lie side by
-//! side in a pack, and whoever reads the directory finds many of them in one request ([`crate::content::sweep`]).
+//! side in a pack, and whoever reads the directory finds many of them in one request (`content/sweep.rs`).
 //!
 //! ```text
 //!   create ──births──┐

@@ -1,6 +1,6 @@
 //! A repo's labels, `latest`, trash and history: what is read of its chain of records, and every change of it.
 //!
-//! [`history`] reads, [`labels`] tells where a label led, [`trash`] removes bundles and brings them back. Here are what
+//! [`mod@history`] reads, [`labels`] tells where a label led, [`mod@trash`] removes bundles and brings them back. Here are what
 //! they share, the entry of a bundle, and the changes of labels. Every change says who makes it.
 
 mod history;
