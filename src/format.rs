@@ -18,6 +18,7 @@ pub mod extension;
 pub mod intent;
 pub mod key;
 pub mod pack;
+pub mod place;
 pub mod range;
 pub mod refs;
 pub mod wire;

@@ -16,9 +16,8 @@ use bytes::Bytes;
 
 use super::FormatError;
 use super::envelope::OVERHEAD_BYTES;
-use super::range::{
-    PackDictionary, RANGE_ROWS_MAX, RowKey, put_locator, put_record, take_locator, take_packs, take_record,
-};
+use super::place::{PackDictionary, put_locator, put_record, take_locator, take_packs, take_record};
+use super::range::{RANGE_ROWS_MAX, RowKey};
 use super::refs::{SUMMARY_MESSAGE_BYTES, Summary, put_time, take_text, take_time};
 use super::wire::{Reader, Writer};
 use crate::model::chunk::ChunkSize;

@@ -157,6 +157,11 @@ impl<'a> Reader<'a> {
         Err(FormatError::Malformed { what: "varint" })
     }
 
+    /// The same of a value of 32 bits.
+    pub fn varint32(&mut self) -> Result<u32, FormatError> {
+        u32::try_from(self.varint()?).map_err(|_| FormatError::Malformed { what: "32-bit number" })
+    }
+
     /// A zigzag-coded value.
     pub fn signed(&mut self) -> Result<i64, FormatError> {
         let value = self.varint()?;
