@@ -12,6 +12,7 @@
 
 pub mod catalog;
 pub mod context;
+pub mod derived;
 pub mod descriptor;
 pub mod envelope;
 pub mod extension;

@@ -12,6 +12,7 @@
 //!  tables   W5
 //!  aside    what was discarded           message  the next commit's text
 //!  commit   the whole of W, and what follows    journal    what a commit remembers over the end of the process
+//!  request  what is asked of a commit, what it tells
 //!  recovery what an earlier life left          retired    bytes without use, until that is safe
 //!  gone     inodes without a name that the kernel still knows
 //! ```
@@ -31,6 +32,7 @@ pub mod message;
 mod names;
 mod queue;
 mod recovery;
+mod request;
 mod retired;
 pub mod seal;
 mod tables;

@@ -8,14 +8,17 @@
 //!
 //! A descriptor's body: `repo 16 · bundle 16 · intent 16 · time · chunk size's log2 u8 · who · message · tool · parents ·
 //! labels · counts · layers (1 in this version), each {root page of D, root page of F, rows of D, rows of F} ·
-//! pack table: 0 u8 and the table, or 1 u8, the table of those packs that hold its parts, and the records of its parts`.
+//! pack table: 0 u8 and the table, or 1 u8, the table of those packs that hold its parts, and the records of its parts ·
+//! extensions`: 1, what it was derived from ([`super::derived`]).
 
 use std::collections::HashSet;
 
 use bytes::Bytes;
 
 use super::FormatError;
+use super::derived::{DERIVED_FROM_BYTES_MAX, DerivedFrom};
 use super::envelope::OVERHEAD_BYTES;
+use super::extension;
 use super::place::{PackDictionary, put_locator, put_record, take_locator, take_packs, take_record};
 use super::range::{RANGE_ROWS_MAX, RowKey};
 use super::refs::{SUMMARY_MESSAGE_BYTES, Summary, put_time, take_text, take_time};
@@ -34,13 +37,14 @@ pub const PAGE_ENTRIES_MAX: usize = 1_024;
 /// Bytes that one page may have.
 ///
 /// The two root pages lie in the descriptor, together with as many packs as a page has entries, as many labels as there may
-/// be, and three texts: see below.
+/// be, three texts, and what the bundle was derived from: see below.
 pub const PAGE_BYTES_MAX: usize = 96 << 10;
 const _: () = assert!(
     2 * PAGE_BYTES_MAX
         + PAGE_ENTRIES_MAX * PACK_ENTRY_BYTES
         + LABELS_MAX * (LABEL_BYTES_MAX + 2)
         + 3 * (MESSAGE_BYTES_MAX + 3)
+        + DERIVED_FROM_BYTES_MAX
         + (4 << 10)
         <= DESCRIPTOR_BYTES_MAX,
     "a descriptor has room for what it may hold"
@@ -350,7 +354,12 @@ pub struct Descriptor {
     pub layers: Vec<Layer>,
     /// A superset of all packs that any table of the bundle names.
     pub packs: PackTable,
+    /// Bundles whose files were open while this one was made. They are named only: nothing keeps them from being removed.
+    pub derived_from: DerivedFrom,
 }
+
+/// The tag of the extension.
+const DERIVED_FROM: u64 = 1;
 
 impl Descriptor {
     /// The bundle's line in the history; `object` is the whole descriptor object.
@@ -410,7 +419,15 @@ impl Descriptor {
                 debug_assert_eq!(packs.ids().len(), holders.len(), "every part lies in a holder");
             }
         }
+        if !self.derived_from.is_empty() {
+            extension::put(&mut writer, DERIVED_FROM, &self.derived_from.encode());
+        }
         writer.into_bytes()
+    }
+
+    /// The compatible features of its object.
+    pub fn compatible(&self) -> u32 {
+        if self.derived_from.is_empty() { 0 } else { extension::EXTENDED }
     }
 
     /// The descriptor with this body; a bundle with more layers than this version reads is refused by name.
@@ -449,10 +466,29 @@ impl Descriptor {
             }
             _ => return Err(FormatError::Malformed { what: "pack table" }),
         };
-        reader.finish()?;
-        let descriptor =
-            Self { repo, bundle, intent, time, chunk_size, who, message, tool, parents, labels, counts, layers, packs };
-        Ok(descriptor)
+        let mut derived_from = DerivedFrom::default();
+        extension::take_all(&mut reader, |tag, value| {
+            if tag == DERIVED_FROM {
+                derived_from = DerivedFrom::take(value)?;
+            }
+            Ok(tag == DERIVED_FROM)
+        })?;
+        Ok(Self {
+            repo,
+            bundle,
+            intent,
+            time,
+            chunk_size,
+            who,
+            message,
+            tool,
+            parents,
+            labels,
+            counts,
+            layers,
+            packs,
+            derived_from,
+        })
     }
 }
 
@@ -515,7 +551,14 @@ mod tests {
             counts: TreeCounts { files: 1, bytes: 2, directories: 3 },
             layers: vec![Layer { directories: page.clone(), files: page }],
             packs: PackTable::Here(vec![PackEntry { id: record(1).pack, length: 9, footer_hash: ObjectHash([2; 32]) }]),
+            derived_from: DerivedFrom::default(),
         }
+    }
+
+    /// The same, with what older descriptors do not say.
+    fn extended() -> Descriptor {
+        let pair = |n: u64| (RepoId::from_parts(n, 1), BundleId::from_parts(n, 2));
+        Descriptor { derived_from: DerivedFrom::new([pair(2), pair(1)].into()), ..sample() }
     }
 
     #[test]
@@ -534,6 +577,51 @@ mod tests {
         let object = envelope::seal(ObjectKind::Descriptor, ContextId::from_parts(1, 2), &sample().encode());
         let golden = include_bytes!("../../tests/golden/descriptor.bin");
         assert_eq!(&object[..], golden, "these bytes are in stores: a change needs another version");
+    }
+
+    #[test]
+    fn the_golden_descriptor_with_extensions_is_unchanged() {
+        let (descriptor, context) = (extended(), ContextId::from_parts(1, 2));
+        let object =
+            envelope::seal_with(ObjectKind::Descriptor, context, descriptor.compatible(), &descriptor.encode());
+        let golden = include_bytes!("../../tests/golden/descriptor_extended.bin");
+        assert_eq!(&object[..], golden, "these bytes are in stores: a change needs another version");
+        let body = envelope::open(ObjectKind::Descriptor, Some(context), &object).unwrap();
+        assert_eq!(Descriptor::decode(&body), Ok(descriptor));
+    }
+
+    #[test]
+    fn an_extension_of_a_later_version_is_skipped_and_a_list_that_none_writes_is_refused() {
+        let with = |tag: u64, value: &[u8]| {
+            let mut writer = Writer::new();
+            extension::put(&mut writer, tag, value);
+            Descriptor::decode(&[sample().encode(), writer.into_bytes()].concat().into())
+        };
+        assert_eq!(with(1_000, b"something new"), Ok(sample()));
+        assert_eq!(with(DERIVED_FROM, &extended().derived_from.encode()), Ok(extended()));
+        assert!(with(DERIVED_FROM, b"").is_err());
+        assert!(with(DERIVED_FROM, &[extended().derived_from.encode(), vec![0]].concat()).is_err());
+    }
+
+    #[test]
+    fn a_descriptor_of_everything_that_it_may_hold_is_no_larger_than_its_limit() {
+        let derived = (0..2_000).map(|n| (RepoId::from_parts(n, u128::MAX), BundleId::from_parts(n, u128::MAX)));
+        let entries = |packs| Page::split(0, (0..1_024).map(|number| entry(number, 4_000, packs)).collect()).remove(0);
+        let pack =
+            |seq| PackEntry { id: PackId { seq, ..record(0).pack }, length: 1, footer_hash: ObjectHash([2; 32]) };
+        let descriptor = Descriptor {
+            who: "w".repeat(MESSAGE_BYTES_MAX),
+            message: "m".repeat(MESSAGE_BYTES_MAX),
+            tool: "t".repeat(MESSAGE_BYTES_MAX),
+            labels: (0..LABELS_MAX).map(|n| format!("{n:0>LABEL_BYTES_MAX$}").parse().unwrap()).collect(),
+            layers: vec![Layer { directories: entries(1), files: entries(2_000) }],
+            packs: PackTable::Here((0..PAGE_ENTRIES_MAX as u32).map(pack).collect()),
+            derived_from: DerivedFrom::new(derived.collect()),
+            ..sample()
+        };
+        let body = Bytes::from(descriptor.encode());
+        assert!(body.len() + OVERHEAD_BYTES <= DESCRIPTOR_BYTES_MAX, "{} bytes", body.len());
+        assert_eq!(Descriptor::decode(&body), Ok(descriptor));
     }
 
     fn entry(number: u32, key_bytes: usize, packs: u32) -> PageEntry {
@@ -632,6 +720,10 @@ mod tests {
             prop_assert!(Descriptor::decode(&flipped[..at].to_vec().into()).is_err());
             flipped[at] ^= 1 << bit;
             let _ = Descriptor::decode(&flipped.into());
+            let mut extended = extended().encode();
+            let at = at % extended.len();
+            extended[at] ^= 1 << bit;
+            let _ = Descriptor::decode(&extended.into());
         }
     }
 }

@@ -22,6 +22,8 @@ pub const FILE_BYTES_MAX: u64 = 1 << 48;
 pub const ROWS_MAX: u64 = 1 << 32;
 /// Layers of a bundle: one base and three deltas.
 pub const LAYERS_MAX: usize = 4;
+/// Bundles that a bundle names as what it was derived from: 32 KiB of its descriptor. Those above are counted.
+pub const DERIVED_FROM_MAX: usize = 1_024;
 /// Largest descriptor, in bytes.
 pub const DESCRIPTOR_BYTES_MAX: usize = 1 << 20;
 /// Files up to this many bytes lie inside their row; zero-length files always do.

@@ -557,6 +557,7 @@ impl Commit {
             counts: TreeCounts::default(),
             layers: vec![Layer::default()],
             packs: PackTable::Here(packs.clone()),
+            derived_from: Default::default(),
         };
         let object = envelope::seal(ObjectKind::Descriptor, self.store.context(), &descriptor.encode());
         self.shared.ledger().sealed.insert(intent.bundle, self.name.clone());

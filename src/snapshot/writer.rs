@@ -318,7 +318,8 @@ impl TreeWriter {
         descriptor.layers = vec![layer];
         descriptor.packs = self.pack_table(data_packs).await?;
         let body = Bytes::from(descriptor.encode());
-        let object = envelope::seal(ObjectKind::Descriptor, self.meta.store.context(), &body);
+        let context = self.meta.store.context();
+        let object = envelope::seal_with(ObjectKind::Descriptor, context, descriptor.compatible(), &body);
         if object.len() > DESCRIPTOR_BYTES_MAX {
             return Err(WriteError::TooLarge { what: "bytes of the descriptor", limit: DESCRIPTOR_BYTES_MAX as u64 });
         }

@@ -28,6 +28,7 @@ use super::extents::{SealedExtents, next_extent};
 use super::inode::{Inode, InodeBody};
 use super::journal::{Journal, Sealed as SealedDescriptor};
 use super::queue::Queue;
+pub use super::request::{CommitReport, CommitRequest, LabelReport, Sources};
 use super::seal::Sealed;
 use super::tables::{ChunkSource, Instant, Tables};
 use super::tree::Tree;
@@ -35,6 +36,7 @@ use super::upload::{Active, Lane, Noting, PACK_BYTES, Token, UPLOADS};
 use crate::content::packer::PackError;
 use crate::content::reader::{ContentError, ContentReader};
 use crate::faults::{FaultPoint, Faults};
+use crate::format::derived::DerivedFrom;
 use crate::format::descriptor::{Descriptor, Layer, PackTable};
 use crate::format::envelope::{self, ObjectKind};
 use crate::format::intent::Intent;
@@ -42,7 +44,7 @@ use crate::local::db::{Cursor, Family};
 use crate::model::chunk::ChunkLayout;
 use crate::model::entry::TreeCounts;
 use crate::model::id::{BundleId, ObjectHash, RepoId, Run};
-use crate::model::limits::{INLINE_BYTES_MAX, LABELS_MAX, MESSAGE_BYTES_MAX, SMALL_FILE_BYTES_MAX};
+use crate::model::limits::{INLINE_BYTES_MAX, MESSAGE_BYTES_MAX, SMALL_FILE_BYTES_MAX};
 use crate::model::name::LabelName;
 use crate::snapshot::tree::{RangeCache, Snapshot, SnapshotError};
 use crate::snapshot::writer::{TreeWriter, WriteError};
@@ -101,79 +103,6 @@ pub enum CommitError {
     /// A label could not be set; the bundle is safe.
     #[error(transparent)]
     Label(#[from] refs::RefsError),
-}
-
-/// What is asked of a commit.
-#[derive(Debug, Clone, Default)]
-pub struct CommitRequest {
-    /// The message.
-    pub message: String,
-    /// Labels to set on the bundle.
-    pub labels: Vec<LabelName>,
-    /// Refuse when `latest` is no longer the base.
-    pub fail_if_diverged: bool,
-    /// Who commits; empty: who the committer works for.
-    pub who: String,
-}
-
-impl CommitRequest {
-    fn who<'a>(&'a self, otherwise: &'a str) -> &'a str {
-        if self.who.is_empty() { otherwise } else { &self.who }
-    }
-}
-
-/// What a commit did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommitReport {
-    /// The bundle that holds the tree.
-    pub bundle: BundleId,
-    /// What it follows.
-    pub base: Option<BundleId>,
-    /// `latest` was something else than the base.
-    pub diverged: bool,
-    /// Whether a new bundle was made.
-    pub changed: bool,
-    /// Names of non-directories in it.
-    pub files: u64,
-    /// Bytes of regular files in it.
-    pub bytes: u64,
-    /// Bytes of new data packs.
-    pub new_bytes: u64,
-    /// What is to be said of labels that were asked for: those that are not set, and those that others moved meanwhile.
-    pub labels: LabelReport,
-}
-
-/// What became of labels that did not simply move to the bundle.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LabelReport {
-    /// Not set: the bundle was removed already, or the repo has as many as it may have.
-    pub refused: Vec<LabelName>,
-    /// Set, but somebody else had moved them since the commit began: to this bundle, or away.
-    pub moved: Vec<(LabelName, Option<BundleId>)>,
-}
-
-impl LabelReport {
-    /// What `entered` did to labels that led to `before` when the commit began.
-    fn new(entered: refs::Entered, before: &BTreeMap<LabelName, BundleId>) -> Self {
-        let mut moved = entered.labels_set;
-        moved.retain(|(label, was)| before.get(label) != was.as_ref());
-        Self { refused: entered.labels_refused, moved }
-    }
-
-    /// A sentence for each.
-    pub fn sentences(&self) -> Vec<String> {
-        let refused = self.refused.iter().map(|label| {
-            format!(
-                "label {label}: not set: the bundle was removed by somebody, or the repo has {LABELS_MAX} labels \
-                 (restore the bundle, or remove a label, then set it)"
-            )
-        });
-        let moved = self.moved.iter().map(|(label, was)| match was {
-            Some(was) => format!("label {label}: somebody moved it to {was} meanwhile; now it names this bundle"),
-            None => format!("label {label}: somebody removed it meanwhile; now it names this bundle"),
-        });
-        refused.chain(moved).collect()
-    }
 }
 
 /// Commits one staging tree.
@@ -435,6 +364,8 @@ impl Committer {
         active.flush().await?;
         self.forget_sealed()?;
         let sealed = self.tree.seal().await?;
+        // After the seal: what the instant holds was read from what is open now, or was before.
+        let derived_from = request.sources.told();
         self.faults.hit(FaultPoint::AfterSeal);
         let linked = self.upload_sealed(active, &sealed).await?;
         self.faults.hit(FaultPoint::AfterData);
@@ -442,7 +373,7 @@ impl Committer {
         if intents::head(&self.store).await? != active.round {
             intents::renew(&self.store, &active.intent, None).await?;
         }
-        let (descriptor, object) = self.tables(active, (&sealed, linked), request, parent).await?;
+        let (descriptor, object) = self.tables(active, (&sealed, linked, derived_from), request, parent).await?;
         self.faults.hit(FaultPoint::AfterTables);
         if parent.is_some_and(|parent| parent.descriptor().layers == descriptor.layers) {
             // While it is open nobody can remove the parent: it ends before the tree is clean.
@@ -551,7 +482,7 @@ impl Committer {
     async fn tables(
         &self,
         active: &Active,
-        (sealed, linked): (&Sealed, Vec<(u64, Inode)>),
+        (sealed, linked, derived_from): (&Sealed, Vec<(u64, Inode)>, DerivedFrom),
         request: &CommitRequest,
         parent: Option<&Snapshot>,
     ) -> Result<(Descriptor, Bytes), CommitError> {
@@ -574,6 +505,7 @@ impl Committer {
             counts: TreeCounts::default(),
             layers: vec![Layer::default()],
             packs: PackTable::Here(Vec::new()),
+            derived_from,
         };
         let mut packs = self.journal.packs()?;
         if let Some(base) = &sealed.base.snapshot {
@@ -692,34 +624,5 @@ impl Committer {
             Put::Ours => Ok(()),
             Put::Theirs(_) => Err(CommitError::SlotTaken),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_that_did_not_simply_move_are_told() {
-        let label = |name: &str| name.parse::<LabelName>().unwrap();
-        let [old, other] = [1, 2].map(|n| BundleId::from_parts(n, n.into()));
-        let before = BTreeMap::from([(label("kept"), old), (label("moved"), old), (label("gone"), old)]);
-        let entered = refs::Entered {
-            labels_refused: vec![label("refused")],
-            labels_set: vec![
-                (label("kept"), Some(old)),
-                (label("new"), None),
-                (label("moved"), Some(other)),
-                (label("gone"), None),
-                (label("made"), Some(other)),
-            ],
-            ..refs::Entered::default()
-        };
-        let report = LabelReport::new(entered, &before);
-        let told: Vec<_> = report.moved.iter().map(|(label, was)| (label.as_str(), *was)).collect();
-        assert_eq!(told, [("moved", Some(other)), ("gone", None), ("made", Some(other))]);
-        let sentences = report.sentences();
-        assert_eq!(sentences.len(), 4, "{sentences:?}");
-        assert!(sentences.iter().any(|said| said.starts_with("label refused: not set")), "{sentences:?}");
     }
 }

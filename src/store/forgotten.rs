@@ -90,6 +90,7 @@ mod tests {
             counts: TreeCounts::default(),
             layers: vec![Default::default()],
             packs: PackTable::Here(Vec::new()),
+            derived_from: Default::default(),
         };
         let object: Bytes = envelope::seal(ObjectKind::Descriptor, store.context(), &descriptor.encode());
         store.put_new(&store.keys().bundle(repo(), descriptor.bundle), &object).await.unwrap();

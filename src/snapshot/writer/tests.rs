@@ -84,6 +84,7 @@ fn descriptor(n: u64) -> Descriptor {
         counts: TreeCounts::default(),
         layers: vec![Layer::default()],
         packs: PackTable::Here(Vec::new()),
+        derived_from: Default::default(),
     }
 }
 
