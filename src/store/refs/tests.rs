@@ -4,11 +4,18 @@ use super::*;
 use crate::format::catalog::{CatalogRecord, RepoEntry, RepoState};
 use crate::format::envelope::{self, ObjectKind};
 use crate::format::intent::Intent;
+use crate::format::key::Role;
 use crate::model::chunk::ChunkSize;
-use crate::model::id::{IntentId, ObjectHash};
+use crate::model::id::{ContextId, IntentId, ObjectHash};
+use crate::store::backend::Place;
+use crate::store::fault::network::Network;
+use crate::store::fault::{Faults, Operation};
 use crate::store::intents;
 use crate::store::testing::{clock, entropy};
+use object_store::memory::InMemory;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 fn repo() -> RepoId {
     RepoId::from_parts(1, 1)
@@ -410,6 +417,129 @@ async fn a_removal_that_is_taken_back_and_a_label_that_brings_a_bundle_back_are_
     let told: Vec<_> = record(&store).await.events.into_iter().map(|event| (event.kind, event.who)).collect();
     let (removed, restored) = (EventKind::Removed, EventKind::Restored);
     assert_eq!(told, [(removed, "ann@lab".to_owned()), (restored, "bob@lab".to_owned())]);
+}
+
+/// A store whose requests are carried out by the test, over the same objects as `direct`.
+struct Watched {
+    memory: Arc<InMemory>,
+    network: Arc<Network>,
+    store: Arc<Store>,
+    direct: Arc<Store>,
+}
+
+impl Watched {
+    fn new() -> Self {
+        let (memory, network) = (Arc::new(InMemory::new()), Network::new());
+        let of = |place| {
+            let places = [(Role::Config, place)].into();
+            Store::new(ContextId::from_parts(1, 1), places, Duration::from_secs(30), clock(), entropy())
+        };
+        let direct = of(Place::of(memory.clone()));
+        let store = of(Place::of(memory.clone()).with_faults(&Faults::in_network(&network, 0)));
+        Self { memory, network, store, direct }
+    }
+
+    /// Removes a bundle as ann; `meanwhile` is done when the removal is in the store, before she knows.
+    async fn trash_while(&self, bundle: BundleId, meanwhile: impl AsyncFnOnce(&Store)) -> Result<(), RefsError> {
+        tokio::select! {
+            done = trash(&self.store, repo(), bundle, "ann@lab") => done,
+            () = self.serve(meanwhile) => unreachable!("it serves for ever"),
+        }
+    }
+
+    async fn serve(&self, meanwhile: impl AsyncFnOnce(&Store)) {
+        let mut meanwhile = Some(meanwhile);
+        loop {
+            while self.network.look(|_| ()).is_empty() {
+                tokio::task::yield_now().await;
+            }
+            let mut request = self.network.take(0);
+            let answer = request.carry_out(&*self.memory);
+            if request.operation == Operation::Write
+                && let Some(act) = meanwhile.take()
+            {
+                act(&self.direct).await;
+            }
+            request.answer(answer);
+        }
+    }
+}
+
+/// Moves a bundle from the trash to what is being purged, as a collection does.
+async fn begin_purge(store: &Store, bundle: BundleId) {
+    let decide = |record: &RefsRecord| {
+        let mut next = next_by(record, "collector");
+        next.trashed.remove(&bundle);
+        next.purging.insert(bundle);
+        Ok(Some(next))
+    };
+    change(store, repo(), decide).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_removal_that_somebodys_changes_forestall_is_taken_back_and_told() {
+    let world = Watched::new();
+    let all = fill(&world.direct, 0..2, |_| 0).await;
+    let stage = async |store: &Store| drop(staged_on(store, 50, all[1]).await);
+    let refused = world.trash_while(all[1], stage).await.unwrap_err();
+    assert!(matches!(&refused, RefsError::Base { bundle, who } if *bundle == all[1] && who == "bob@lab"), "{refused}");
+    let found = record(&world.direct).await;
+    assert_eq!((found.latest, found.trashed.len(), found.who.as_str()), (Some(all[1]), 0, "ann@lab"));
+    let mut history = History::default();
+    history.update(&world.direct, repo()).await.unwrap();
+    let told: Vec<_> = history.events().iter().map(|event| (event.kind, event.bundle, event.who.as_str())).collect();
+    let (removed, restored) = (EventKind::Removed, EventKind::Restored);
+    assert_eq!(told, [(removed, all[1], "ann@lab"), (restored, all[1], "ann@lab")]);
+}
+
+#[tokio::test]
+async fn what_is_taken_back_is_latest_only_if_it_was() {
+    let world = Watched::new();
+    let all = fill(&world.direct, 0..2, |_| 0).await;
+    // The newest of the history, entered after a restart: `latest` was another's by then, and stays.
+    let newest = publish(&world.direct, 9).await;
+    enter(&world.direct, repo(), &newest, None, Some(Some(all[0]))).await.unwrap();
+    assert_eq!(record(&world.direct).await.latest, Some(all[1]));
+    let stage = async |store: &Store| drop(staged_on(store, 50, newest.bundle).await);
+    assert!(matches!(world.trash_while(newest.bundle, stage).await, Err(RefsError::Base { .. })));
+    let found = record(&world.direct).await;
+    assert_eq!((found.latest, found.trashed.len()), (Some(all[1]), 0));
+}
+
+#[tokio::test]
+async fn a_removal_that_a_collection_made_final_is_not_taken_back() {
+    for is_marked in [false, true] {
+        let world = Watched::new();
+        let all = fill(&world.direct, 0..2, |_| 0).await;
+        let collect = async |store: &Store| {
+            staged_on(store, 50, all[0]).await;
+            begin_purge(store, all[0]).await;
+            if is_marked {
+                // Purged to its end: the marker is there, and `purging` is empty again.
+                let marker = store.keys().purged(repo(), all[0]);
+                store.put_new(&marker, &bytes::Bytes::from_static(b"x")).await.unwrap();
+                let decide = |record: &RefsRecord| Ok(Some(RefsRecord { purging: BTreeSet::new(), ..record.clone() }));
+                change(store, repo(), decide).await.unwrap();
+            }
+        };
+        world.trash_while(all[0], collect).await.unwrap();
+        let found = record(&world.direct).await;
+        assert_eq!((found.trashed.len(), found.purging.len()), (0, usize::from(!is_marked)));
+        assert_eq!(found.events.len(), 1, "no return is told: {:?}", found.events);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_taken_back_into_a_repo_that_was_removed_meanwhile() {
+    let world = Watched::new();
+    let all = fill(&world.direct, 0..1, |_| 0).await;
+    let remove_repo = async |store: &Store| {
+        staged_on(store, 50, all[0]).await;
+        let newest = chain::newest(store, &store.keys().catalog(), Some(store.context())).await.unwrap();
+        chain::append(store, &store.keys().catalog(), newest.as_ref(), CatalogRecord::default()).await.unwrap();
+    };
+    let refused = world.trash_while(all[0], remove_repo).await.unwrap_err();
+    assert!(matches!(refused, RefsError::Store(StoreError::Conflict { .. })), "{refused}");
 }
 
 #[test]
