@@ -23,6 +23,7 @@ mod gestures;
 mod holder;
 pub mod identity;
 pub mod known;
+mod lineage;
 pub mod namespace;
 pub mod node;
 mod remembered;
@@ -359,7 +360,10 @@ impl Vfs {
                 opened.map(|()| Opened::Staged).inspect_err(|_: &VfsError| self.count_writer(ino, false))
             }
             Node::Row { .. } if for_writing => Err(VfsError::ReadOnly),
-            Node::Row { .. } => Ok(Opened::Immutable),
+            Node::Row { .. } => {
+                self.open_immutable(ino);
+                Ok(Opened::Immutable)
+            }
             Node::Name(NameNode::Text(scope, text)) => self.open_text(&scope, &text, for_writing).await,
             Node::Name(_) => Err(VfsError::IsDirectory),
         }
@@ -369,11 +373,15 @@ impl Vfs {
     pub async fn release(&self, ino: Ino) -> Result<(), VfsError> {
         match self.node(ino)? {
             Node::Staged { slot, ino } => Ok(self.tree(slot)?.release(ino).await?),
-            _ => Ok(()),
+            Node::Row { .. } => {
+                self.close_immutable(ino);
+                Ok(())
+            }
+            Node::Name(_) => Ok(()),
         }
     }
 
-    /// Whether the number is of something that never changes, so that an open of it needs no count and no handle.
+    /// Whether the number is of something that never changes, so that an open of it needs no handle.
     pub fn is_immutable(&self, ino: Ino) -> bool {
         matches!(self.node(ino), Ok(Node::Row { .. }))
     }
@@ -701,6 +709,7 @@ impl Vfs {
             return *slot;
         }
         let slot = views.by_slot.len();
+        self.lineage.add_view(key.repo.id, key.bundle);
         views.by_slot.push((key.clone(), None));
         views.slots.insert(key, slot);
         slot

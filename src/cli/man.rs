@@ -138,7 +138,11 @@ Staged changes: precious (others than root: ~/.local/state/datamon).
 .TP
 .I .datamon/
 In a context, a repo and a staging tree: status, stats, history, wal, reads, ctl, message, labels, diff, bundle. Never
-listed, reachable by name.
+listed, reachable by name. \fIbundle/ID/info\fR says who made a version, when, and from which others (derived_from).
+.SH EXTENDED ATTRIBUTES
+.B getfattr \-n user.datamon.NAME
+answers, of a version: bundle, labels, contributor, state, repo, context; of a directory in it rfiles and rbytes, of a file of
+one chunk blake3; of a staging tree state. They are not listed, so that no copy takes them along.
 .SH SEE ALSO
 .BR datamon\-context (1),
 .BR mount.datamon (8),

@@ -445,7 +445,7 @@ impl Filesystem for Dispatch {
             ..SetAttr::default()
         });
         let for_writing = flags.0 & libc::O_ACCMODE != libc::O_RDONLY || cut.is_some();
-        if !for_writing && self.vfs.is_immutable(ino.0) {
+        if !for_writing && self.vfs.open_immutable(ino.0) {
             let _paced = self.pace.request();
             Timed::new(Operation::Open).end(&self.vfs, false);
             return reply.opened(IMMUTABLE, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
@@ -563,6 +563,7 @@ impl Filesystem for Dispatch {
         reply: ReplyEmpty,
     ) {
         if handle == IMMUTABLE {
+            self.vfs.close_immutable(ino.0);
             let _paced = self.pace.request();
             return reply.ok();
         }
@@ -782,7 +783,10 @@ async fn open(
 ) -> Result<OpenedHandle, VfsError> {
     let mut opened = OpenedHandle { ino, handle: IMMUTABLE, flags: FopenFlags::FOPEN_KEEP_CACHE, is_counted: false };
     match vfs.open(ino, for_writing).await? {
-        Opened::Immutable => opened.flags |= FopenFlags::FOPEN_NOFLUSH,
+        Opened::Immutable => {
+            opened.flags |= FopenFlags::FOPEN_NOFLUSH;
+            opened.is_counted = true;
+        }
         Opened::Staged => {
             opened.handle = if for_writing { WRITER } else { READER };
             opened.is_counted = true;

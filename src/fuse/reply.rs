@@ -64,7 +64,7 @@ pub struct OpenedHandle {
     pub handle: FileHandle,
     /// What the kernel may do with it.
     pub flags: FopenFlags,
-    /// Whether the tree counts this open.
+    /// Whether somebody counts this open.
     pub is_counted: bool,
 }
 

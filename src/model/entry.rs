@@ -193,6 +193,14 @@ impl FileBody {
     pub fn is_hole(&self) -> bool {
         self.size > 0 && matches!(self.content, Content::Chunk(Extent { at: None, .. }))
     }
+
+    /// BLAKE3 of all its bytes, where it is known without reading them: of a file of one chunk that is the chunk's id.
+    pub fn whole_hash(&self) -> Option<[u8; 32]> {
+        match &self.content {
+            Content::Extents { .. } => self.b3sum,
+            content => Some(content.id().0),
+        }
+    }
 }
 
 /// What an entry is made of, by kind.

@@ -10,7 +10,7 @@ mod history;
 mod jobs;
 mod reads;
 mod stats;
-mod texts;
+pub(super) mod texts;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use std::time::Duration;
 use discard::Way;
 
 use super::error::VfsError;
-use super::node::{Ino, NameNode, Node, RepoKey, Through};
+use super::node::{Ino, Node, RepoKey, Through};
 use super::{Shared, Vfs};
 use crate::model::acl::{AclKind, Perm};
 use crate::model::clock::Timestamp;
@@ -32,7 +32,7 @@ use crate::model::name::{Contributor, LabelName};
 use crate::staging::commit::{CommitError, CommitReport, CommitRequest};
 use crate::staging::inode::ROOT;
 use crate::staging::message::Message;
-use crate::staging::tree::{Caller, StagingError};
+use crate::staging::tree::{Caller, StagingError, Tree};
 use crate::store::refs::RefsError;
 
 /// To write, as one digit of a mode.
@@ -171,18 +171,6 @@ impl Vfs {
         *self.control.last_error.lock().expect("nothing panics while it holds a text") = Some(text);
     }
 
-    pub(super) async fn own_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, VfsError> {
-        let text = match (name, self.node(ino)?) {
-            (b"context", _) => self.settings().context.clone(),
-            (b"bundle", Node::Row { slot, .. }) => self.view(slot).await?.descriptor().bundle.to_string(),
-            (b"repo", Node::Row { slot, .. }) => self.view_key(slot)?.repo.name.to_string(),
-            (b"repo", Node::Staged { slot, .. }) => self.committer(slot)?.0.name.to_string(),
-            (b"repo", Node::Name(NameNode::Repo(repo))) => repo.name.to_string(),
-            _ => return Err(VfsError::NoXattr),
-        };
-        Ok(text.into_bytes())
-    }
-
     /// Moves the label whose version this is the root of.
     pub(super) async fn move_label_of(
         &self,
@@ -203,6 +191,15 @@ impl Vfs {
             return Err(RefsError::Exists(label).into());
         }
         self.write_label(&key.repo, &label, value, caller).await
+    }
+
+    /// How a staging tree is: `clean`, `dirty` or `committing`.
+    pub(super) fn tree_state(&self, repo: RepoId, tree: &Tree) -> &'static str {
+        match tree.is_dirty() {
+            _ if self.control.commits.is_running(repo) => "committing",
+            true => "dirty",
+            false => "clean",
+        }
     }
 
     // ---- commits -----------------------------------------------------------------------------------------------------
@@ -284,7 +281,10 @@ impl Vfs {
             labels: settings.labels.iter().cloned().chain(asked.labels).collect(),
             fail_if_diverged: settings.fail_if_diverged,
             who: settings.identity.of(caller.uid, asked.contributor.as_ref()),
+            sources: self.sources(slot),
         };
+        // Before the seal: what is opened from now on may be in the next bundle.
+        let mark = self.lineage.mark();
         let start = tokio::time::Instant::now();
         let running = self.control.commits.begin(repo.id);
         let outcome = committer.commit(request).await;
@@ -294,6 +294,7 @@ impl Vfs {
         match outcome {
             Ok(report) => {
                 if report.changed {
+                    self.lineage.committed(slot, mark);
                     // Also where another one was given with the commit: it was meant for this bundle.
                     message.clear(&left)?;
                 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::error::VfsError;
 use super::follow::Kernel;
 use super::identity::Identity;
+use super::lineage::Lineage;
 use super::node::{Ino, NameNode, Node, ROOT_INO, RepoKey, Scope, Through, ViewKey};
 use super::remembered::Remembered;
 use super::shown::Shown;
@@ -154,6 +155,7 @@ pub struct Vfs {
     names: Shared<Names>,
     pub(super) trees: Shared<Trees>,
     pub(super) views: Shared<Views>,
+    pub(super) lineage: Arc<Lineage>,
     pub(super) opening: tokio::sync::Mutex<()>,
     pub(super) remembered: Remembered,
     pub(super) control: control::Control,
@@ -184,6 +186,7 @@ impl Vfs {
             names: Shared::new(Names { nodes: Vec::new(), numbers: HashMap::new() }),
             trees: Shared::default(),
             views: Shared::default(),
+            lineage: Arc::default(),
             opening: tokio::sync::Mutex::new(()),
             remembered: Remembered::default(),
             control: control::Control::default(),

@@ -154,6 +154,16 @@ pub enum NameNode {
 }
 
 impl NameNode {
+    /// The repo that it is, or lies in.
+    pub fn repo(&self) -> Option<&RepoKey> {
+        match self {
+            Self::Context => None,
+            Self::Repo(repo) | Self::Bundles(repo) | Self::Labels(repo) | Self::Times(repo) => Some(repo),
+            Self::BusyStaging(repo) | Self::LabelLink(repo, _) => Some(repo),
+            Self::Control(scope, _) | Self::Text(scope, _) => scope.repo(),
+        }
+    }
+
     /// Whether it is a text file.
     pub fn is_text(&self) -> bool {
         matches!(self, Self::Text(..))

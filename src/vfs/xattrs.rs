@@ -3,6 +3,21 @@
 //! Everything else is refused, so that a copy that would lose it says so. ACLs that a mount without `-o acl` does not show
 //! are kept: [`crate::staging`] keeps them in step with modes.
 //!
+//! Datamon's own answer by name and are never listed, so that no copy takes them along:
+//!
+//! | `user.datamon.` | of | says |
+//! |---|---|---|
+//! | `context` | everything | the context's name |
+//! | `repo` | whatever lies in a repo, and that itself | its name |
+//! | `bundle` | a version, and whatever lies in it | its id |
+//! | `labels` | a version | the labels that name it now, parted by commas |
+//! | `contributor` | a version | who committed it |
+//! | `state` | a version; a staging tree, and whatever lies in it | live, removed or purging; clean, dirty or committing |
+//! | `blake3` | a file of a version | the hash that b3sum(1) prints, where it is known without reading |
+//! | `rfiles`, `rbytes` | a directory of a version | how many files, and bytes of them, lie below |
+//!
+//! Of anything else each is ENODATA.
+//!
 //! # Invariant
 //!
 //! An access list is shown with the mode that is shown: where `umask=` hides bits of the one, it hides them of the other.
@@ -10,10 +25,12 @@
 use std::sync::Arc;
 
 use super::Vfs;
+use super::control::texts::{bundle_state, labels_of};
 use super::error::VfsError;
-use super::node::{Ino, Node};
+use super::node::{Ino, Node, RepoKey};
 use crate::model::acl::{Acl, AclKind};
-use crate::model::entry::SET_GROUP_ID;
+use crate::model::entry::{Body, SET_GROUP_ID};
+use crate::model::id::ObjectHash;
 use crate::snapshot::RowId;
 use crate::staging::tree::{Caller, StagingError, Tree};
 
@@ -56,6 +73,45 @@ impl Vfs {
                 }
                 Node::Name(_) => Err(VfsError::NoXattr),
             },
+        }
+    }
+
+    /// One of datamon's own.
+    async fn own_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, VfsError> {
+        let text = match (name, self.node(ino)?) {
+            (b"context", _) => self.settings().context.clone(),
+            (b"repo", node) => self.repo_of(&node)?.name.to_string(),
+            (b"state", Node::Staged { slot, .. }) => {
+                let (repo, committer) = self.committer(slot)?;
+                self.tree_state(repo.id, committer.tree()).to_owned()
+            }
+            (name, Node::Row { slot, row }) => match self.version_xattr(name, slot, row).await? {
+                Some(text) => text,
+                None => row_xattr(name, &self.entry(slot, row).await?.body).ok_or(VfsError::NoXattr)?,
+            },
+            _ => return Err(VfsError::NoXattr),
+        };
+        Ok(text.into_bytes())
+    }
+
+    /// What a version says of itself.
+    async fn version_xattr(&self, name: &[u8], slot: usize, row: RowId) -> Result<Option<String>, VfsError> {
+        let key = self.view_key(slot)?;
+        Ok(match name {
+            b"bundle" => Some(key.bundle.to_string()),
+            b"contributor" if row == RowId::ROOT => Some(self.view(slot).await?.descriptor().who.clone()),
+            b"labels" if row == RowId::ROOT => Some(labels_of(&self.refs(key.repo.id).await?, key.bundle)),
+            b"state" if row == RowId::ROOT => Some(bundle_state(&self.refs(key.repo.id).await?, key.bundle).to_owned()),
+            _ => None,
+        })
+    }
+
+    /// The repo that a node lies in.
+    fn repo_of(&self, node: &Node) -> Result<RepoKey, VfsError> {
+        match node {
+            Node::Row { slot, .. } => Ok(self.view_key(*slot)?.repo),
+            Node::Staged { slot, .. } => Ok(self.committer(*slot)?.0),
+            Node::Name(node) => node.repo().cloned().ok_or(VfsError::NoXattr),
         }
     }
 
@@ -153,5 +209,15 @@ impl Vfs {
         let shown = self.getattr(ino).await?.attr.attributes;
         let matters = caller.uid != 0 && caller.gid != shown.gid && shown.permissions & SET_GROUP_ID != 0;
         Ok(matters && !groups().contains(&shown.gid))
+    }
+}
+
+/// What an entry of a version says of itself.
+fn row_xattr(name: &[u8], body: &Body) -> Option<String> {
+    match (name, body) {
+        (b"rfiles", Body::Directory { counts, .. }) => Some(counts.files.to_string()),
+        (b"rbytes", Body::Directory { counts, .. }) => Some(counts.bytes.to_string()),
+        (b"blake3", Body::File(file)) => file.whole_hash().map(|hash| ObjectHash(hash).to_string()),
+        _ => None,
     }
 }

@@ -53,6 +53,7 @@ impl Vfs {
         let in_it =
             || busy("somebody is in it, or has a file of it open (leave it and close them: fuser -vm shows them)");
         let closed = self.quiet(slot, &open.known, &open.committer).await?.ok_or_else(in_it)?;
+        let mark = self.lineage.mark();
         let committer = self.take_committer(slot);
         drop(open);
         let lock = match close(committer, way).await {
@@ -73,6 +74,12 @@ impl Vfs {
         let moved = moved.await.map_err(|_| VfsError::Failed("moving the changes".to_owned()))?;
         let (moved, lock) = moved.map_err(StagingError::from)?;
         let moved = moved.map_err(StagingError::from);
+        match way {
+            Way::Discard if moved.is_ok() => self.lineage.discarded(slot, mark),
+            // What was refused in the middle may be back all the same.
+            Way::Undiscard => self.lineage.brought_back(slot),
+            Way::Discard => {}
+        }
         let committer = self.open_tree(repo, Some(lock)).await?;
         self.put_committer(slot, Some(committer.clone()));
         drop(closed);

@@ -14,6 +14,8 @@ use bytes::Bytes;
 
 use super::Vfs;
 use super::files::BundleFiles;
+use crate::format::derived::DerivedFrom;
+use crate::format::refs::RefsRecord;
 use crate::model::clock::Timestamp;
 use crate::model::entry::{Attributes, FileKind};
 use crate::model::id::BundleId;
@@ -388,11 +390,7 @@ impl Vfs {
         for (key, committer) in self.open_trees() {
             if repo.is_none_or(|repo| repo.id == key.id) {
                 let is_dirty = committer.tree().is_dirty();
-                let state = match is_dirty {
-                    _ if self.control.commits.is_running(key.id) => "committing",
-                    true => "dirty",
-                    false => "clean",
-                };
+                let state = self.tree_state(key.id, committer.tree());
                 let parent =
                     committer.parent().map_or("none".to_owned(), |parent| parent.descriptor().bundle.to_string());
                 if repo.is_none() {
@@ -446,17 +444,11 @@ impl Vfs {
         let snapshot = self.bundle(repo, bundle).await?;
         let record = self.refs(repo.id).await?;
         let descriptor = snapshot.descriptor();
-        let state = match () {
-            () if record.purging.contains(&bundle) => "purging",
-            () if record.trashed.contains(&bundle) => "removed",
-            () => "live",
-        };
         let parents: Vec<_> = descriptor.parents.iter().map(|(parent, _)| parent.to_string()).collect();
-        let now: Vec<_> = record.labels.iter().filter(|(_, named)| **named == bundle).map(|(name, _)| name).collect();
         let lines = [
             ("bundle", bundle.to_string()),
             ("repo", repo.name.to_string()),
-            ("state", state.to_owned()),
+            ("state", bundle_state(&record, bundle).to_owned()),
             ("time", descriptor.time.to_string()),
             ("who", descriptor.who.clone()),
             ("tool", descriptor.tool.clone()),
@@ -467,12 +459,31 @@ impl Vfs {
             ("chunk_bytes", descriptor.chunk_size.bytes().to_string()),
             ("descriptor", snapshot.hash().to_string()),
             ("labels_at_commit", names(&descriptor.labels)),
-            ("labels", names(now)),
+            ("labels", labels_of(&record, bundle)),
         ];
         let mut text: String = lines.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
+        text += &self.derived_from(&descriptor.derived_from).await?;
         // Lines of the message are told from keys by their first character.
         text += "message:\n";
         descriptor.message.lines().for_each(|line| text += &format!("  {line}\n"));
+        Ok(text)
+    }
+
+    /// A line for each bundle that another was derived from, under its repo's name of today, where it still has one.
+    async fn derived_from(&self, derived: &DerivedFrom) -> Result<String, VfsError> {
+        if derived.is_empty() {
+            return Ok(String::new());
+        }
+        let catalog = self.catalog().await?;
+        let names: HashMap<_, _> = catalog.repos.iter().map(|(name, entry)| (entry.id, name)).collect();
+        let mut text = String::new();
+        for (repo, bundle) in derived.bundles() {
+            let name = names.get(repo).map_or_else(|| repo.to_string(), ToString::to_string);
+            text += &format!("derived_from: {name}/{bundle}\n");
+        }
+        if derived.left_out() > 0 {
+            text += &format!("derived_from_left_out: {}\n", derived.left_out());
+        }
         Ok(text)
     }
 
@@ -506,6 +517,20 @@ impl Vfs {
 
 pub(super) fn names<'a>(labels: impl IntoIterator<Item = &'a LabelName>) -> String {
     labels.into_iter().map(LabelName::as_str).collect::<Vec<_>>().join(",")
+}
+
+/// The labels that name a bundle.
+pub(in crate::vfs) fn labels_of(record: &RefsRecord, bundle: BundleId) -> String {
+    names(record.labels.iter().filter(|(_, named)| **named == bundle).map(|(name, _)| name))
+}
+
+/// What became of a bundle.
+pub(in crate::vfs) fn bundle_state(record: &RefsRecord, bundle: BundleId) -> &'static str {
+    match () {
+        () if record.purging.contains(&bundle) => "purging",
+        () if record.trashed.contains(&bundle) => "removed",
+        () => "live",
+    }
 }
 
 pub(super) fn one_line(message: &str) -> String {
