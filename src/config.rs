@@ -254,6 +254,11 @@ struct ContextFile {
 }
 
 impl Context {
+    /// Whether any of its places is not on this host's own file systems.
+    pub fn is_elsewhere(&self) -> bool {
+        [&self.store].into_iter().chain(self.roles.values()).any(|url| !url.starts_with("file://"))
+    }
+
     fn parse(name: ContextName, file: PathBuf, text: &str) -> Result<Self, ConfigError> {
         let malformed = |why: String| ConfigError::Malformed { file: file.display().to_string(), why };
         let read: ContextFile = toml::from_str(text).map_err(|why| malformed(why.to_string().replace('\n', " ")))?;

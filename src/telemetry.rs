@@ -1,8 +1,11 @@
-//! Where the program's log goes: stderr in the foreground, else a file of bounded size.
+//! Where the program's log goes: stderr in the foreground, else the host's log, else a file of bounded size.
 //!
 //! What is logged is decided where it happens; here is only where it goes. A log that cannot be written never stops
 //! the mount.
 
+pub mod host;
+
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -10,28 +13,44 @@ use std::sync::Mutex;
 
 use tracing_subscriber::EnvFilter;
 
+use host::HostLog;
+
 /// A log file is put aside at this size; one older file is kept, so the log takes twice this.
 const LOG_BYTES_MAX: u64 = 10 << 20;
 /// What is logged unless `DATAMON_LOG` says otherwise.
 const FILTER: &str = "info";
 
 /// Where to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Destination {
     /// This terminal.
     Stderr,
+    /// The journal or syslog.
+    Host(HostLog),
     /// A file, and beside it the one before.
     File(PathBuf),
 }
 
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stderr => f.write_str("stderr"),
+            Self::Host(log) => write!(f, "{log}"),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
 /// Sends the log of this process to `destination`. The first call of a process counts, later ones do nothing.
-pub fn start(destination: &Destination, filter: Option<&str>) -> io::Result<()> {
+pub fn start(destination: Destination, filter: Option<&str>) -> io::Result<()> {
     let filter = EnvFilter::try_new(filter.unwrap_or(FILTER)).unwrap_or_else(|_| EnvFilter::new(FILTER));
     let plain = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(false);
     // An error means that this process logs already.
     let _ = match destination {
         Destination::Stderr => plain.with_writer(io::stderr).try_init(),
-        Destination::File(path) => plain.with_writer(Mutex::new(LogFile::open(path)?)).try_init(),
+        // It puts the time, and knows the level.
+        Destination::Host(log) => plain.without_time().with_level(false).with_writer(log).try_init(),
+        Destination::File(path) => plain.with_writer(Mutex::new(LogFile::open(&path)?)).try_init(),
     };
     Ok(())
 }

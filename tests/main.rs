@@ -16,6 +16,7 @@ mod suites {
     mod instants;
     mod kernel;
     mod lineage;
+    mod logs;
     mod look_around;
     mod mount;
     mod options;

@@ -11,9 +11,12 @@ use std::time::{Duration, Instant};
 
 use crate::cli::output::{Failure, print_json, print_line};
 use crate::cli::progress::Shown;
+use crate::cli::umount;
 use crate::local::sys;
 use crate::model::job::{self, Committed, Job, Progress, Verb};
 
+/// The kind of a failure: the daemon is there and says nothing.
+pub const UNANSWERED: &str = "unanswered";
 /// How long the daemon may take to answer that it starts.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
@@ -69,6 +72,14 @@ fn unreachable_daemon(path: &Path, why: &io::Error) -> Failure {
     }
 }
 
+/// Of a daemon that is there and says nothing.
+fn unanswered(path: &Path) -> Failure {
+    let place = umount::mounts().ok().and_then(|mounts| Some(umount::find_above(&mounts, path)?.connection()));
+    let place = place.unwrap_or_else(|| "/sys/fs/fuse/connections/*".to_owned());
+    let remedy = format!("it may be stopped; `echo 1 > {place}/abort` ends the mount, and nothing staged is lost");
+    Failure::new(UNANSWERED, format!("{}: its daemon gives no answer within 10 s ({remedy})", path.display()))
+}
+
 /// One question and its answer.
 fn ask<Q: serde::Serialize, A: serde::de::DeserializeOwned>(file: &File, number: u32, question: &Q) -> io::Result<A> {
     let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "too long (a message has at most 3 KiB here)");
@@ -104,8 +115,7 @@ fn submit_in_child(path: &Path, verb: &Verb) -> Result<Job, Failure> {
             None if start.elapsed() > ANSWER_LIMIT => {
                 // It may sit in the kernel until the daemon goes on; it is not waited for.
                 let _ = child.kill();
-                let remedy = "the daemon may be stopped; /sys/fs/fuse/connections/*/abort ends it";
-                return Err(failed(format!("no answer within 10 s ({remedy})")));
+                return Err(unanswered(path));
             }
             None => std::thread::sleep(Duration::from_millis(5)),
         }

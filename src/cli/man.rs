@@ -136,6 +136,10 @@ How this host reaches a context (others than root: ~/.config/datamon/contexts.d,
 .I /var/lib/datamon
 Staged changes: precious (others than root: ~/.local/state/datamon).
 .TP
+.I journal, syslog
+What happened, from daemons in the background: \fBjournalctl \-t datamon\fR, of one mount with DATAMON_MOUNT=DIR. On a host that
+keeps neither: log/CONTEXT.log in the state directory. \fIstatus\fR says where.
+.TP
 .I .datamon/
 In a context, a repo and a staging tree: status, stats, history, wal, reads, ctl, message, labels, diff, bundle. Never
 listed, reachable by name. \fIbundle/ID/info\fR says who made a version, when, and from which others (derived_from).

@@ -10,8 +10,9 @@ pub mod remount;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -28,9 +29,13 @@ use crate::local::sys;
 use crate::model::name::ContextName;
 use crate::snapshot::RangeCache;
 use crate::store::share::Limits;
+use crate::telemetry::host::HostLog;
 use crate::telemetry::{self, Destination};
 use crate::vfs::namespace::{BaseChoice, Settings, Source, Vfs};
 use crate::vfs::shown::Shown;
+
+/// How long a child that said why it does not mount may take to end.
+const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// For the help.
 pub const EXAMPLES: &str = "\
@@ -82,13 +87,13 @@ pub fn run(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     }
     let dir = place::absolute(&args.dir)?;
     let mut child = Command::new("/proc/self/exe");
-    child.arg("mount").arg("--child");
+    child.arg0(place::DAEMON).arg("mount").arg("--child");
     for option in &args.options {
         child.args(["-o", option]);
     }
     child.arg("--").arg(&args.source).arg(&dir);
     // Nothing of the caller's stays in use: not its directory, its terminal or its pipes.
-    child.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
+    child.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let broken = |why: String| Failure::new("failed", format!("{}: {why}", args.source));
     let mut child = child.spawn().map_err(|why| broken(why.to_string()))?;
     let out = child.stdout.take().expect("it was asked for two lines ago");
@@ -97,10 +102,19 @@ pub fn run(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     if line.trim() == "ready" {
         return Ok(());
     }
+    wait_a_moment(&mut child);
     let told: Option<(String, String, Option<String>)> = serde_json::from_str(&line).ok();
     let (kind, message, remedy) =
         told.ok_or_else(|| broken("the daemon ended before it was ready (mount with -f to see why)".to_owned()))?;
     Err(Failure { kind: if kind == "usage" { "usage" } else { "failed" }, message, remedy })
+}
+
+/// Lets a child that was refused end first: systemd reports what a mount that failed leaves running.
+fn wait_a_moment(child: &mut Child) {
+    let start = Instant::now();
+    while start.elapsed() < END_LIMIT && matches!(child.try_wait(), Ok(None)) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// What a source names: the context, and a path in it.
@@ -123,12 +137,15 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     let mut context = host.places.context(&name)?;
     context.options.extend(options.store.clone());
     let state = options.state.clone().unwrap_or_else(|| host.places.state.clone());
-    let dir = place::mount_point(&args.dir)?;
+    let (dir, replaced) = place::mount_point(&args.dir)?;
     place::check(&dir, &state, host)?;
     place::settle(&state, &context.id.to_string())?;
-    start_log(args, host, &options, &state, context.name.as_str())?;
-    if args.child {
-        sys::new_session();
+    let destination = destination(args, &options, &state.join("log").join(format!("{}.log", context.name)), &dir);
+    let log = destination.to_string();
+    let started = telemetry::start(destination, host.environment.get("DATAMON_LOG"));
+    started.map_err(|why| Failure::new("failed", format!("log: {why} (choose another place: -o log=FILE)")))?;
+    if let Some(what) = replaced {
+        tracing::warn!(dir = %dir.display(), "{what}: another takes its place");
     }
     if let Err(why) = std::fs::write("/proc/self/comm", place::DAEMON) {
         tracing::warn!(%why, "ps(1) shows this daemon by another name");
@@ -140,7 +157,7 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     let runtime = runtime.map_err(|why| Failure::new("failed", format!("threads: {why}")))?;
 
     let read_only = options.read_only || matches!(source, Source::Bundle(..) | Source::Label(..));
-    let settings = settings(args, host, &options, &context, state, read_only)?;
+    let settings = settings(args, host, &options, &context, Places { state, log }, read_only)?;
     // Before the mount appears: an address that is taken is refused.
     let numbers = options.metrics.map(metrics::bind).transpose()?;
     let limits = Limits {
@@ -173,7 +190,7 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     let session = session::mount(vfs, &config, runtime.handle().clone());
     let session = session.map_err(|why| Failure::new("failed", format!("{}: {why}", dir.display())))?;
     if root {
-        place::remember(&args.source, &dir);
+        place::remember(&args.source, &dir, options.network || context.is_elsewhere());
     }
     let leaving = dir.clone();
     std::thread::spawn(move || {
@@ -181,30 +198,31 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
         tracing::info!(signal, "unmounting; what changed stays staged");
         place::detach(&leaving);
     });
+    tracing::info!(dir = %dir.display(), version = env!("CARGO_PKG_VERSION"), "mounted {}", args.source);
     if args.child {
+        // Not before: autofs lets nobody to a mount point that it waits for but the process group of who mounts there.
+        sys::new_session();
         print_line("ready");
         let _ = std::io::stdout().flush();
     }
     let outcome = session.serve();
-    tracing::info!("unmounted");
+    tracing::info!("unmounted {}", args.source);
     outcome.map_err(|why| Failure::new("failed", format!("{}: {why}", dir.display())))
 }
 
-fn start_log(
-    args: &MountArgs,
-    host: &Host,
-    options: &MountOptions,
-    state: &Path,
-    context: &str,
-) -> Result<(), Failure> {
-    let file = options.log.clone();
-    let destination = match (file, args.child) {
-        (Some(file), _) => Destination::File(file),
-        (None, true) => Destination::File(state.join("log").join(format!("{context}.log"))),
-        (None, false) => Destination::Stderr,
-    };
-    let started = telemetry::start(&destination, host.environment.get("DATAMON_LOG"));
-    started.map_err(|why| Failure::new("failed", format!("log: {why} (choose another place: -o log=FILE)")))
+/// Where this mount keeps what it keeps.
+struct Places {
+    state: PathBuf,
+    log: String,
+}
+
+/// Where the log goes; `file` is for a host that keeps none.
+fn destination(args: &MountArgs, options: &MountOptions, file: &Path, dir: &Path) -> Destination {
+    match &options.log {
+        Some(file) => Destination::File(file.clone()),
+        None if !args.child => Destination::Stderr,
+        None => HostLog::find(dir).map_or_else(|| Destination::File(file.to_owned()), Destination::Host),
+    }
 }
 
 fn settings(
@@ -212,7 +230,7 @@ fn settings(
     host: &Host,
     options: &MountOptions,
     context: &Context,
-    state: PathBuf,
+    Places { state, log }: Places,
     read_only: bool,
 ) -> Result<Settings, Failure> {
     let faults = match host.environment.get("DATAMON_FAULT") {
@@ -226,6 +244,7 @@ fn settings(
         source: args.source.clone(),
         read_only,
         state,
+        log,
         stage: options.stage.parse().map_err(|why| Failure::usage(format!("stage={}: {why}", options.stage)))?,
         base: match &options.base {
             BaseOption::Latest => BaseChoice::Latest,

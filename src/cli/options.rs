@@ -56,6 +56,8 @@ pub struct MountOptions {
     pub fail_if_diverged: bool,
     /// The state directory.
     pub state: Option<PathBuf>,
+    /// Whether it was said that the mount needs the network.
+    pub network: bool,
     /// The log file.
     pub log: Option<PathBuf>,
     /// Bytes in flight and cached in memory.
@@ -126,7 +128,7 @@ pub const OPTIONS: &[OptionText] = texts! {
     "state=DIR", "", "state=/var/lib/datamon",
         "where staged changes lie: precious (root: /var/lib/datamon, others: ~/.local/state/datamon)";
     "log=FILE", "", "log=/var/log/datamon.log",
-        "the log; 10 MiB and one older file are kept (log/ in the state directory)";
+        "a file for the log; 10 MiB and one older are kept (journal or syslog; without: log/ in the state directory)";
     "memory=SIZE", "256M", "memory=1G",
         "budget of what is cached in memory and on its way; 32M or more";
     "upload=N", "16", "upload=4",
@@ -188,7 +190,6 @@ pub const KERNEL_OPTIONS: &[OptionText] = texts! {
 const LATER: &[&str] = &["cache", "cache_size", "cache_free", "prefetch", "readahead"];
 /// mount(8)'s words that mean nothing here.
 const IGNORED: &[&str] = &[
-    "_netdev",
     "nofail",
     "auto",
     "noauto",
@@ -216,6 +217,7 @@ const IGNORED: &[&str] = &[
 
 /// Ours and the kernel's that stand alone.
 const KERNEL_WORDS: &[&str] = &[
+    "_netdev",
     "ro",
     "remount",
     "suid",
@@ -256,6 +258,7 @@ impl MountOptions {
             contributor: None,
             fail_if_diverged: false,
             state: None,
+            network: false,
             log: None,
             memory: 256 << 20,
             requests: (REQUESTS, REQUESTS),
@@ -298,6 +301,7 @@ impl MountOptions {
         match word {
             "ro" => self.read_only = true,
             "rw" => self.read_only = false,
+            "_netdev" => self.network = true,
             "suid" => self.suid = true,
             "nosuid" => self.suid = false,
             "dev" => self.dev = true,

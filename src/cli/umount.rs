@@ -87,7 +87,8 @@ fn commit_and_detach(dir: &Path, host: &Host) -> Result<(), Failure> {
         outcome => outcome,
     };
     let unmounted = committed.and_then(|()| detach(dir, How::default()));
-    if unmounted.is_err() {
+    // Who says nothing to the one would say nothing to the other; what it froze thaws by itself.
+    if unmounted.as_ref().is_err_and(|failure| failure.kind != control::UNANSWERED) {
         let _ = control::carry_out(dir, &Verb::Thaw, Shown::nothing());
     }
     unmounted
@@ -151,6 +152,20 @@ pub fn mounts() -> Result<Vec<Mounted>, Failure> {
     Ok(table.split(|byte| *byte == b'\n').filter_map(parse).collect())
 }
 
+impl Mounted {
+    /// Where the kernel's end of the mount can be looked at, and ended (the minor number of its device).
+    pub fn connection(&self) -> String {
+        format!("/sys/fs/fuse/connections/{}", self.device.rsplit(':').next().unwrap_or("*"))
+    }
+}
+
+/// The datamon mount that `path` lies in, by its text alone: a look could hang.
+pub fn find_above<'a>(mounts: &'a [Mounted], path: &Path) -> Option<&'a Mounted> {
+    let path = std::path::absolute(path).ok()?;
+    let above = mounts.iter().filter(|mounted| mounted.kind == "fuse.datamon" && path.starts_with(&mounted.dir));
+    above.max_by_key(|mounted| mounted.dir.as_os_str().len())
+}
+
 /// The topmost datamon mount at `dir`, without touching it: its daemon may be dead.
 pub fn find<'a>(mounts: &'a [Mounted], dir: &Path) -> Option<&'a Mounted> {
     let at = |dir: &Path| mounts.iter().rev().find(|mounted| mounted.dir == dir && mounted.kind == "fuse.datamon");
@@ -207,5 +222,7 @@ mod tests {
         let mounts = [mount("a", "fuse.datamon"), mount("b", "fuse.datamon"), mount("c", "ext4")];
         assert_eq!(find(&mounts, Path::new("/m")).unwrap().source, "b");
         assert!(find(&mounts, Path::new("/n")).is_none());
+        let above = find_above(&mounts, Path::new("/m/census/staging")).unwrap();
+        assert_eq!((above.source.as_str(), above.connection().as_str()), ("b", "/sys/fs/fuse/connections/1"));
     }
 }

@@ -157,7 +157,7 @@ pub fn identity() -> (u32, u32) {
 
 /// Leaves the caller's session, so that its terminal's signals no longer arrive (setsid(2)).
 pub fn new_session() {
-    // SAFETY: takes nothing; fails only for a group leader, which has a session of its own already.
+    // SAFETY: takes nothing; fails only for the leader of a process group, whose terminal is no one else's.
     unsafe { libc::setsid() };
 }
 

@@ -116,6 +116,8 @@ pub struct Settings {
     pub labels: Vec<LabelName>,
     /// Whether such a commit fails when `latest` is no longer the base.
     pub fail_if_diverged: bool,
+    /// Where the log is, for `status`.
+    pub log: String,
     /// What a person is to know of this mount, for `status`.
     pub notices: Vec<String>,
     /// What the databases of staging trees may use together.

@@ -20,6 +20,11 @@ const SCRATCH: &str = "DATAMON_TEST_SCRATCH";
 /// A test that takes longer hangs; one that was asked for more rounds says how long it may take.
 const LIMIT_SECONDS: &str = "240";
 const LIMIT: &str = "DATAMON_TEST_LIMIT";
+/// umount(8)'s table of the host, its journal and its syslog are none of a test's business.
+const HIDE_THE_HOST: &str = "\
+    for dir in /run/mount /run/systemd/journal; do mkdir -p $dir; mount -t tmpfs none $dir; done
+    if [ -S /dev/log ]; then mount --bind /dev/null /dev/log; fi
+    exec \"$@\"";
 const ROOT: u32 = 0;
 /// What has to be done by then, beside other tests.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -42,8 +47,7 @@ pub fn inside(test: &str) -> bool {
     let child = Command::new("timeout")
         .args(limit)
         .args(namespaces)
-        // umount(8)'s table of the host is none of a test's business.
-        .args(["sh", "-c", "mkdir -p /run/mount && mount -t tmpfs none /run/mount && exec \"$@\"", "sh"])
+        .args(["sh", "-ec", HIDE_THE_HOST, "sh"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", &format!("suites::{test}"), "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")

@@ -39,7 +39,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("crossbeam", &["content/packer.rs", "fuse"]),
     ("libc", &["vfs/error.rs", "local/sys.rs", "fuse"]),
     ("tokio", &["fuse", "vfs", "store", "content", "snapshot", "staging", "cli"]),
-    ("tracing_subscriber", &["telemetry.rs"]),
+    ("tracing_subscriber", &["telemetry"]),
     ("serde", &["config.rs", "cli", "model/job.rs"]),
     ("serde_json", &["cli", "vfs/control", "model/job.rs"]),
     ("toml", &["config.rs"]),

@@ -26,17 +26,21 @@ pub fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(dir).map_err(|why| Failure::new("failed", format!("{}: {why}", dir.display())))
 }
 
-/// The mount point, after a dead mount of ours in its place was taken away.
-pub fn mount_point(dir: &Path) -> Result<PathBuf, Failure> {
+/// The mount point, after a dead mount of ours in its place was taken away; and what that mount's matter was.
+pub fn mount_point(dir: &Path) -> Result<(PathBuf, Option<&'static str>), Failure> {
     let dir = absolute(dir)?;
+    let mut replaced = None;
     let refused = |why: String| Failure::new("failed", format!("{}: {why}", dir.display()));
     let is_ours = umount::mounts()?.iter().any(|mounted| mounted.dir == dir && mounted.kind == "fuse.datamon");
     if is_ours {
         match is_alive(&dir) {
             Some(true) => {}
-            Some(false) => detach(&dir),
+            Some(false) => {
+                replaced = Some("a mount whose daemon had died was here");
+                detach(&dir);
+            }
             None if was_killed(&dir) => {
-                tracing::warn!(dir = %dir.display(), "the mount's daemon was killed and cannot end: its connection is ended");
+                replaced = Some("a mount was here whose daemon was killed and could not end: its connection was ended");
                 // That daemon's last thread gets an error, too, and ends.
                 let _ = sys::abort_connection(&dir);
                 detach(&dir);
@@ -57,7 +61,7 @@ pub fn mount_point(dir: &Path) -> Result<PathBuf, Failure> {
     if !real.is_dir() {
         return Err(refused("not a directory".to_owned()));
     }
-    Ok(real)
+    Ok((real, replaced))
 }
 
 /// Whether the daemon of the mount at `dir` lives; `None` if there is no answer in time.
@@ -153,26 +157,29 @@ pub fn detach(dir: &Path) {
 }
 
 /// Tells umount(8) to call our helper for this mount. Without it umount still works, but commits nothing.
-pub fn remember(source: &str, dir: &Path) {
+///
+/// `_netdev` there tells systemd to unmount before the network goes: what fstab says of a mount it forgets when it is mounted.
+pub fn remember(source: &str, dir: &Path, needs_network: bool) {
     let append = || -> io::Result<()> {
         fs::create_dir_all("/run/mount")?;
         let lock = File::options().create(true).append(true).open(format!("{UTAB}.lock"))?;
         lock.lock()?;
         let mut table = File::options().create(true).append(true).open(UTAB)?;
-        table.write_all(utab_line(source, dir).as_bytes())
+        table.write_all(utab_line(source, dir, needs_network).as_bytes())
     };
     if let Err(why) = append() {
         tracing::warn!(%why, "umount(8) will not know our helper: use `datamon umount`");
     }
 }
 
-fn utab_line(source: &str, dir: &Path) -> String {
+fn utab_line(source: &str, dir: &Path, needs_network: bool) -> String {
     let escape = |text: &str| {
         let escaped = |c: char| if " \t\n\\".contains(c) { format!("\\{:03o}", u32::from(c)) } else { c.to_string() };
         text.chars().map(escaped).collect::<String>()
     };
     let dir = dir.to_string_lossy();
-    format!("SRC={} TARGET={} ROOT=/ OPTS=helper=datamon\n", escape(source), escape(&dir))
+    let network = if needs_network { "_netdev," } else { "" };
+    format!("SRC={} TARGET={} ROOT=/ OPTS={network}helper=datamon\n", escape(source), escape(&dir))
 }
 
 #[cfg(test)]
@@ -197,7 +204,8 @@ mod tests {
 
     #[test]
     fn the_line_for_umount_8_names_our_helper_and_escapes_spaces() {
-        let line = utab_line("prod/census", Path::new("/mnt/a b"));
-        assert_eq!(line, "SRC=prod/census TARGET=/mnt/a\\040b ROOT=/ OPTS=helper=datamon\n");
+        let line = |needs_network| utab_line("prod/census", Path::new("/mnt/a b"), needs_network);
+        assert_eq!(line(false), "SRC=prod/census TARGET=/mnt/a\\040b ROOT=/ OPTS=helper=datamon\n");
+        assert_eq!(line(true), "SRC=prod/census TARGET=/mnt/a\\040b ROOT=/ OPTS=_netdev,helper=datamon\n");
     }
 }

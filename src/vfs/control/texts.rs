@@ -376,6 +376,7 @@ impl Vfs {
         lines.push(format!("version: {}", env!("CARGO_PKG_VERSION")));
         lines.push(format!("pid: {}", std::process::id()));
         lines.push(format!("mounted: {}", self.mounted()));
+        lines.push(format!("log: {}", one_line(&settings.log)));
         lines.push(format!("store: {}", self.store().url()));
         let answers = self.store().requests.meter.answers();
         lines.push(format!("store_state: {}", if answers { "answers" } else { "does not answer" }));
