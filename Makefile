@@ -8,7 +8,7 @@ CRASH_ROUNDS ?= 300
 CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help deps build quickstart test crash fstests acceptance bench scale install uninstall clean
+.PHONY: help deps build quickstart test crash fstests acceptance bench scale install install-built uninstall clean
 
 help:
 	@echo "make quickstart   build, and see the main job on a local store"
@@ -22,8 +22,9 @@ help:
 	@echo "make uninstall    remove what install installed"
 	@echo "make clean        remove what was built"
 
+test crash fstests acceptance bench scale: DEPS = --tests
 deps:
-	@packaging/install-deps.sh
+	@packaging/install-deps.sh $(DEPS)
 	@command -v $(CARGO) >/dev/null || { echo "make: $(CARGO): not found (https://rustup.rs, then: . ~/.cargo/env)" >&2; exit 1; }
 
 build: deps
@@ -63,14 +64,18 @@ scale: deps
 
 install: deps
 	DATAMON_BINARY="$(PREFIX)/bin/datamon" $(CARGO) build --release --workspace
-	install -D -m 0755 "$(TARGET)/release/datamon" "$(DESTDIR)$(PREFIX)/bin/datamon"
-	install -D -m 0755 "$(TARGET)/release/datamon-mount-helper" "$(DESTDIR)$(SBINDIR)/mount.datamon"
+	@$(MAKE) --no-print-directory install-built BUILT="$(TARGET)/release"
+
+# What was built for this PREFIX, put in its places; for all to read, whatever root's umask.
+install-built:
+	install -D -m 0755 "$(BUILT)/datamon" "$(DESTDIR)$(PREFIX)/bin/datamon"
+	install -D -m 0755 "$(BUILT)/datamon-mount-helper" "$(DESTDIR)$(SBINDIR)/mount.datamon"
 	for name in umount.datamon mount.fuse.datamon umount.fuse.datamon; do \
 	    ln -sf mount.datamon "$(DESTDIR)$(SBINDIR)/$$name"; \
 	done
-	"$(TARGET)/release/datamon" man-pages "$(DESTDIR)$(MANDIR)"
-	mkdir -p "$(DESTDIR)$(PREFIX)/share/bash-completion/completions"
-	"$(TARGET)/release/datamon" completions bash > "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/datamon"
+	umask 022 && "$(BUILT)/datamon" man-pages "$(DESTDIR)$(MANDIR)"
+	umask 022 && mkdir -p "$(DESTDIR)$(PREFIX)/share/bash-completion/completions" && \
+	    "$(BUILT)/datamon" completions bash > "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/datamon"
 
 uninstall:
 	rm -f "$(DESTDIR)$(PREFIX)/bin/datamon" "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/datamon"

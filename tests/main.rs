@@ -3,6 +3,7 @@
 mod suites {
     mod access;
     mod acls;
+    mod boot;
     mod bounds;
     mod committers;
     mod costs;
@@ -13,6 +14,7 @@ mod suites {
     mod fuzz;
     mod gestures;
     mod harness;
+    mod install;
     mod instants;
     mod kernel;
     mod lineage;

@@ -18,7 +18,13 @@ fn every_script_is_well_formed_and_executable() {
         "scripts/acceptance.sh",
         ".ci/run",
     ];
-    let sourced = ["scripts/namespaces.sh"];
+    let sourced = [
+        "scripts/namespaces.sh",
+        "tests/boot/lib.sh",
+        "tests/boot/first.sh",
+        "tests/boot/second.sh",
+        "tests/boot/third.sh",
+    ];
     for script in scripts.iter().chain(&sourced) {
         let path = root.join(script);
         let checked = Command::new("bash").arg("-n").arg(&path).status().unwrap();
