@@ -1,15 +1,22 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that building and testing datamon need. Quiet when all are present.
+# Installs the Debian packages that building datamon needs, and with --tests those of its tests. Quiet when all are present.
 # Used by `make` and CI. Without root it prints the exact line to run and stops.
 set -eu
 
-# g++, libclang-dev: rocksdb's C++ and its bindings. fuse3: mounts of ordinary users. The rest: tests.
-packages=(
-    g++ libclang-dev make pkg-config fuse3
-    util-linux mount procps e2fsprogs xfsprogs strace rsync attr acl libacl1-dev git python3 python3-venv
-)
 # Where su(1) left a user's PATH to root, dpkg would miss its tools.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+# g++, libclang-dev: rocksdb's C++ and its bindings. fuse3: mounts of ordinary users.
+packages=(g++ libclang-dev make pkg-config fuse3 util-linux mount)
+if [ "${1:-}" = --tests ]; then
+    # systemd-container: a machine that boots (tests/suites/boot.rs). libglib2.0-bin: gio, as a desktop looks around.
+    packages+=(
+        procps e2fsprogs xfsprogs strace rsync attr acl libacl1-dev git python3 python3-venv
+        libglib2.0-bin systemd systemd-container
+    )
+    # There are several of these, which do not like each other.
+    command -v busybox >/dev/null || packages+=(busybox)
+    command -v updatedb >/dev/null || packages+=(plocate)
+fi
 
 if ! command -v dpkg-query >/dev/null; then
     echo "install-deps: not a Debian; needed here by other names: ${packages[*]}" >&2

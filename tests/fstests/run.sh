@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # The suites that file systems are measured by, and real programs, on a staging tree: mounted by itself, and below a mounted
-# context. Prints a line for each and ends with the number that failed; README.md says what is expected.
+# context; what is about ACLs once more with `-o acl`. Prints a line for each and ends with the number that failed; README.md says what is expected.
 #
 # usage: run.sh PATH-OF-DATAMON PATH-OF-TEST-TOOLS [SUITE…]
-#        SUITE: pjdfstest fsx edges sqlite git copies locks mapped postgres build tables stress fio dbench, all by default
-# FSTESTS_MOUNTS: staging context, both by default. FSTESTS_SCALE: how much longer than in a minute or two each, 1.
+#        SUITE: pjdfstest acls fsx edges sqlite git copies locks mapped postgres build tables stress fio dbench, all by default
+# FSTESTS_MOUNTS: staging context acl, all by default. FSTESTS_SCALE: how much longer than in a minute or two each, 1.
 # FSTESTS_SEEDS: of fsx, four fixed and one random by default.
 #
 # Leaves nothing behind (scripts/namespaces.sh).
@@ -15,7 +15,7 @@ suite_files=$(dirname "$(realpath "$0")")
 datamon=$(realpath "${1:?usage: run.sh PATH-OF-DATAMON PATH-OF-TEST-TOOLS [SUITE...]}")
 tools=$(realpath "${2:?usage: run.sh PATH-OF-DATAMON PATH-OF-TEST-TOOLS [SUITE...]}")
 shift 2
-[ $# -gt 0 ] || set -- pjdfstest fsx edges sqlite git copies locks mapped postgres build tables stress fio dbench
+[ $# -gt 0 ] || set -- pjdfstest acls fsx edges sqlite git copies locks mapped postgres build tables stress fio dbench
 if [ -z "${DATAMON_SCRATCH:-}" ]; then
     packages=()
     for suite in "$@"; do
@@ -69,6 +69,12 @@ run_pjdfstest() { # NAME DIR
     umount /mnt/below
     outcome "$1" "$(tail -n 3 "$here/log" | tr -s '\n ' ' ')"
 }
+run_acls() { # NAME DIR: the same words as on tmpfs
+    local steps='"$1" "$2" >"$3" && "$1" "$4" >"$5" && diff "$3" "$5"'
+    rm -rf /mnt/other/acls && mkdir -m 755 /mnt/other/acls
+    run "$1" bash -c "$steps" bash "$programs/acls.sh" /mnt/other/acls "$here/local" "$2" "$here/ours" || return 0
+    outcome "$1" "$(wc -l <"$here/ours") lines as on tmpfs"
+}
 run_fsx() { # NAME DIR: seeds that were never run before find more than those that were
     local seed seeds=${FSTESTS_SEEDS:-1 2 3 7 $RANDOM}
     for seed in $seeds; do
@@ -114,12 +120,20 @@ mount -t tmpfs none /mnt/other
 "$datamon" mount prod "$here/mnt"
 mkdir "$here/mnt/census"
 "$datamon" umount "$here/mnt" >/dev/null
-for kind in ${FSTESTS_MOUNTS:-staging context}; do
-    source=prod/census/staging below=$here/mnt
-    [ "$kind" = staging ] || source=prod below=$here/mnt/census/staging/sub
-    "$datamon" mount "$source" "$here/mnt" -o rw,allow_other,dev,suid
+for kind in ${FSTESTS_MOUNTS:-staging context acl}; do
+    source=prod/census/staging below=$here/mnt options=rw,allow_other,dev,suid
+    case $kind in
+        context) source=prod below=$here/mnt/census/staging/sub ;;
+        acl) options=$options,acl ;;
+    esac
+    "$datamon" mount "$source" "$here/mnt" -o "$options"
     mkdir -p "$below"
     for suite in "$@"; do
+        # What is about ACLs wants them, and the others do not ask.
+        case $kind,$suite in
+            acl,pjdfstest | acl,acls) ;;
+            acl,* | *,acls) continue ;;
+        esac
         mkdir "$below/$suite"
         "run_$suite" "$suite, $kind" "$below/$suite"
         rm -rf "${below:?}/$suite"
