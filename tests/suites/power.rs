@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::harness::{Place, SOON, inside, run, scratch, text, until};
+use super::harness::{Place, SOON, inside, run, scratch, text, until, within};
 use super::writers::{Dice, Writer, a_repo, another_host_sees_the_same, judge, kill, mount, rounds, seed, writers};
 
 /// A file system of its own under a host's state directory.
@@ -172,4 +172,65 @@ fn kills_at_random_moments_lose_nothing_that_was_answered() {
     }
     one.umount(&mnt);
     eprintln!("{rounds} kills, {steps} steps, seed {seed}");
+}
+
+/// Stores into mapped files until it is killed.
+const MAPPER: &str = r#"
+import mmap, os, random, sys, threading, time
+SIZE = 4 << 20
+def store(path):
+    with open(path, "a+b") as file:
+        file.truncate(SIZE)
+        stored = mmap.mmap(file.fileno(), SIZE)
+        while True:
+            at = random.randrange(SIZE)
+            stored[at : at + 1] = b"x"
+for n in range(4):
+    threading.Thread(target=store, args=(os.path.join(sys.argv[1], f"mapped{n}"),), daemon=True).start()
+time.sleep(60)
+"#;
+/// It takes 5 s to find out that nobody answers, and as long again to be rid of who cannot.
+const REPLACED: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_mount_whose_daemon_was_killed_while_mapped_pages_were_written_is_replaced() {
+    if !inside("power::a_mount_whose_daemon_was_killed_while_mapped_pages_were_written_is_replaced") {
+        return;
+    }
+    let dir = scratch();
+    let mut dice = Dice(seed() | 1);
+    let place = Place::directory(&dir.path().join("store"));
+    let one = place.host(&dir.path().join("one"), "create");
+    a_repo(&place, &one);
+    let mnt = one.mount("prod/census/staging", "rw");
+    let rounds = rounds(25);
+    let (mut endless, mut longest) = (0, Duration::ZERO);
+    for round in 0..rounds {
+        let count = round.to_string();
+        fs::write(mnt.join("count"), &count).unwrap();
+        // Both are in the mount when its daemon is killed, and are ended when it has been replaced.
+        let mut mapper = Command::new("python3");
+        let mut committer = Command::new("sh");
+        let busy = [mapper.args(["-c", MAPPER]), committer.args(["-c", "while sync \"$1\"; do :; done", "sh"])];
+        let busy = busy.map(|command| command.arg(&mnt).stderr(std::process::Stdio::null()).spawn().unwrap());
+        std::thread::sleep(Duration::from_millis(100 + dice.roll(900) as u64));
+        let daemon = one.daemons(&mnt)[0];
+        run(Command::new("kill").args(["-9", &daemon.to_string()]));
+        std::thread::sleep(Duration::from_millis(300));
+        let threads = fs::read_dir(format!("/proc/{daemon}/task")).map_or(0, Iterator::count);
+        endless += usize::from(threads > 1);
+        let start = Instant::now();
+        let mut again = one.datamon(["mount", "prod/census/staging", mnt.to_str().unwrap()]);
+        let output = within(REPLACED, &mut again);
+        assert!(output.status.success(), "round {round}, {threads} threads left: {}", text(&output));
+        longest = longest.max(start.elapsed());
+        assert_eq!(fs::read_to_string(mnt.join("count")).unwrap(), count, "what was answered is there");
+        for mut child in busy {
+            let _ = child.kill();
+            child.wait().unwrap();
+        }
+    }
+    another_host_sees_the_same(&place, dir.path(), &mnt);
+    until(SOON, "an unmount", || one.datamon(["umount", mnt.to_str().unwrap()]).output().unwrap().status.success());
+    eprintln!("{rounds} kills, {endless} daemons that could not end; the longest mount after one {longest:?}");
 }
