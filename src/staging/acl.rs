@@ -68,20 +68,20 @@ impl Tree {
 
     /// Sets a list. `kill_setgid`: an access list takes set-group-id away, as chmod(2) by somebody outside the group does.
     pub async fn set_acl(&self, ino: u64, kind: AclKind, acl: &Acl, kill_setgid: bool) -> Result<(), StagingError> {
-        let _changing = self.change().await?;
-        let mut inode = self.inode(ino).await?;
-        match kind {
-            AclKind::Default if inode.kind() != FileKind::Directory => return Err(StagingError::NoDefaultAcl),
-            AclKind::Default => inode.change_xattr(kind.name(), Some(&acl.encode())),
-            AclKind::Access => {
-                let extended = acl.equiv_mode().is_none().then(|| acl.encode());
-                inode.change_xattr(kind.name(), extended.as_deref());
-                let special = inode.attributes.permissions & !MODE_BITS;
-                let kept = if kill_setgid { special & !SET_GROUP_ID } else { special };
-                inode.attributes.permissions = kept | acl.mode();
+        let change = |inode: &mut Inode| {
+            match kind {
+                AclKind::Default if inode.kind() != FileKind::Directory => return Err(StagingError::NoDefaultAcl),
+                AclKind::Default => inode.change_xattr(kind.name(), Some(&acl.encode())),
+                AclKind::Access => {
+                    let extended = acl.equiv_mode().is_none().then(|| acl.encode());
+                    inode.change_xattr(kind.name(), extended.as_deref());
+                    let special = inode.attributes.permissions & !MODE_BITS;
+                    let kept = if kill_setgid { special & !SET_GROUP_ID } else { special };
+                    inode.attributes.permissions = kept | acl.mode();
+                }
             }
-        }
-        check_xattrs(&inode)?;
-        self.changed_inode(ino, inode)
+            check_xattrs(inode)
+        };
+        self.change_inode(ino, change).await
     }
 }

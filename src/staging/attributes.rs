@@ -145,11 +145,20 @@ impl Tree {
 
     /// Changes attributes, the length among them.
     pub async fn setattr(&self, ino: u64, set: SetAttr) -> Result<NodeAttr, StagingError> {
+        self.while_open(ino, self.set_attributes(ino, set)).await
+    }
+
+    /// Changes an inode, which is open meanwhile if it is gone: through /proc/self/fd it can be reached without an open.
+    pub(super) async fn while_open<T>(
+        &self,
+        ino: u64,
+        change: impl Future<Output = Result<T, StagingError>>,
+    ) -> Result<T, StagingError> {
         if !self.is_gone(ino) {
-            return self.set_attributes(ino, set).await;
+            return change.await;
         }
         self.open_file(ino).await?;
-        let outcome = self.set_attributes(ino, set).await;
+        let outcome = change.await;
         self.release(ino).await?;
         outcome
     }
@@ -221,33 +230,44 @@ impl Tree {
         create: bool,
         replace: bool,
     ) -> Result<(), StagingError> {
-        let _changing = self.change().await?;
-        let mut inode = self.inode(ino).await?;
-        match inode.xattrs.contains_key(name) {
-            true if create => return Err(StagingError::Exists),
-            false if replace => return Err(StagingError::NoXattr),
-            _ => {}
-        }
-        inode.change_xattr(name, Some(value));
-        check_xattrs(&inode)?;
-        self.changed_inode(ino, inode)
+        let change = |inode: &mut Inode| {
+            match inode.xattrs.contains_key(name) {
+                true if create => return Err(StagingError::Exists),
+                false if replace => return Err(StagingError::NoXattr),
+                _ => inode.change_xattr(name, Some(value)),
+            }
+            check_xattrs(inode)
+        };
+        self.change_inode(ino, change).await
     }
 
     /// Removes an xattr.
     pub async fn removexattr(&self, ino: u64, name: &[u8]) -> Result<(), StagingError> {
-        let _changing = self.change().await?;
-        let mut inode = self.inode(ino).await?;
-        if !inode.xattrs.contains_key(name) {
-            return Err(StagingError::NoXattr);
-        }
-        inode.change_xattr(name, None);
-        self.changed_inode(ino, inode)
+        let change = |inode: &mut Inode| {
+            if !inode.xattrs.contains_key(name) {
+                return Err(StagingError::NoXattr);
+            }
+            inode.change_xattr(name, None);
+            Ok(())
+        };
+        self.change_inode(ino, change).await
     }
 
-    pub(super) fn changed_inode(&self, ino: u64, mut inode: Inode) -> Result<(), StagingError> {
-        inode.ctime = self.now();
-        let mut batch = Batch::default();
-        put_inode(&mut batch, ino, &inode);
-        Ok(self.apply(batch)?)
+    /// Changes what is known of an inode beside its bytes; of what `change` refuses nothing is kept.
+    pub(super) async fn change_inode(
+        &self,
+        ino: u64,
+        change: impl FnOnce(&mut Inode) -> Result<(), StagingError>,
+    ) -> Result<(), StagingError> {
+        let changed = async {
+            let _changing = self.change().await?;
+            let mut inode = self.inode(ino).await?;
+            change(&mut inode)?;
+            inode.ctime = self.now();
+            let mut batch = Batch::default();
+            put_inode(&mut batch, ino, &inode);
+            Ok(self.apply(batch)?)
+        };
+        self.while_open(ino, changed).await
     }
 }

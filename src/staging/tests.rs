@@ -406,6 +406,13 @@ async fn what_is_gone_is_known_and_can_be_opened_until_the_kernel_forgets_it() {
     }
     let cut = SetAttr { size: Some(4), ..SetAttr::default() };
     assert_eq!(here.tree.setattr(files[0], cut).await.unwrap().size, 4, "as truncate(2) of /proc/self/fd does");
+    for ino in files.into_iter().chain([dir]) {
+        here.tree.setxattr(ino, b"user.a", b"1", true, false).await.unwrap();
+        here.tree.setxattr(ino, b"user.b", b"2", false, false).await.unwrap();
+        here.tree.removexattr(ino, b"user.a").await.unwrap();
+        assert_eq!(here.tree.listxattr(ino).await.unwrap(), [b"user.b"]);
+        assert_eq!(here.tree.getxattr(ino, b"user.b").await.unwrap(), b"2");
+    }
     assert_eq!(here.tree.staged(), staged, "what has no name is no part of the tree");
     assert_eq!(here.tree.getattr(dir).await.unwrap().nlink, 0);
     for ino in files.into_iter().chain([dir]) {

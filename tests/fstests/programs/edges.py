@@ -145,6 +145,18 @@ def what_was_removed_is_there_for_who_holds_it():
     os.unlink("held")
     found = os.fstat(held)
     assert found.st_size == 4 and found.st_nlink == 0, found
+    through = f"/proc/self/fd/{held}"
+    os.setxattr(through, "user.a", b"1")
+    os.setxattr(through, "user.b", b"2")
+    assert refused(os.setxattr, through, "user.b", b"3", os.XATTR_CREATE) == errno.EEXIST
+    os.removexattr(through, "user.a")
+    assert os.listxattr(through) == ["user.b"] and os.getxattr(through, "user.b") == b"2"
+    os.chmod(through, 0o604)
+    os.utime(through, (5, 7))
+    found = os.fstat(held)
+    assert found.st_mode & 0o7777 == 0o604 and found.st_mtime == 7 and found.st_nlink == 0, found
+    with open(through, "rb") as file:
+        assert file.read() == b"held" and os.getxattr(file.fileno(), "user.b") == b"2"
     for name in ["small", "large"]:
         data = os.urandom(100 if name == "small" else 3 * MIB)
         write(name, data)
