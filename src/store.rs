@@ -132,6 +132,7 @@ pub struct Store {
     downloads: Direction,
     budget: retry::Budget,
     heads: heads::Heads,
+    settled: intents::Settled,
     outage: Outage,
     /// Time, as records see it.
     pub clock: Arc<dyn Clock>,
@@ -171,6 +172,7 @@ impl Store {
             downloads: Direction::new(limits.downloads, limits.bytes_per_second),
             budget: retry::Budget::default(),
             heads: heads::Heads::default(),
+            settled: intents::Settled::default(),
             outage: Outage::default(),
             clock,
             entropy,

@@ -171,13 +171,8 @@ async fn finish_removal(store: &Store, name: &RepoName, nonce: u128) -> Result<O
 
 /// Whether anything keeps the repo: intents first, then bundles (a writer goes the other way).
 async fn occupied(store: &Store, repo: RepoId) -> Result<Option<&'static str>, StoreError> {
-    let head = super::intents::head(store).await?;
-    for round in [Some(head), head.checked_sub(1)].into_iter().flatten() {
-        for intent in super::intents::open_intents(store, round).await? {
-            if intent.repo == repo && super::intents::is_open(store, &intent).await? {
-                return Ok(Some("somebody has staged changes for it"));
-            }
-        }
+    if !super::intents::all_open(store, Some(repo)).await?.is_empty() {
+        return Ok(Some("somebody has staged changes for it"));
     }
     let slots = store.list(&store.keys().bundles(repo)).await?;
     let trashed = super::refs::load(store, repo).await?.map(|link| link.record.trashed).unwrap_or_default();

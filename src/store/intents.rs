@@ -1,4 +1,7 @@
 //! Intents: who is writing what into which slot, in which collection round.
+//!
+//! An intent stays in its round when its bundle is there, so a round lists every commit that was made in it. What one process
+//! has found filled it does not look at again ([`Settled`]): a slot is filled once, and for good.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +13,22 @@ use crate::format::FormatError;
 use crate::format::catalog::RepoState;
 use crate::format::envelope::{self, ObjectKind};
 use crate::format::intent::Intent;
-use crate::format::key;
+use crate::format::key::{self, ObjectKey};
 use crate::model::id::{IntentId, RepoId};
 
 /// Objects that are read or looked at together.
 const READS: usize = 16;
+/// Intents that are known to be settled: those of this many commits cost a LIST alone.
+const SETTLED_MAX: u64 = 1 << 16;
+
+/// Intents whose slot was seen filled. What is forgotten is looked at again.
+pub(super) struct Settled(moka::sync::Cache<IntentId, ()>);
+
+impl Default for Settled {
+    fn default() -> Self {
+        Self(moka::sync::Cache::new(SETTLED_MAX))
+    }
+}
 
 /// The newest collection round that has begun; 0 before the first.
 ///
@@ -90,12 +104,21 @@ pub async fn renew(store: &Store, intent: &Intent, extension: Option<u32>) -> Re
 
 /// All intents of a round.
 pub async fn open_intents(store: &Store, round: u64) -> Result<Vec<Intent>, StoreError> {
-    let listed = store.list(&store.keys().intents(round)).await?;
+    intents_of(store, round, |_| true).await
+}
+
+/// The intents of a round of which `is_wanted` says so by their id; names that hold none are told by reading them.
+async fn intents_of(
+    store: &Store,
+    round: u64,
+    is_wanted: impl Fn(IntentId) -> bool,
+) -> Result<Vec<Intent>, StoreError> {
+    let mut listed = store.list(&store.keys().intents(round)).await?;
+    listed.retain(|(key, _)| registered(key).is_none_or(&is_wanted));
     let reads = listed.into_iter().map(|(key, _)| async move {
         let open = |object: &Bytes| {
             let intent = Intent::decode(&envelope::open(ObjectKind::Intent, Some(store.context()), object)?)?;
-            // Behind the id stands at most which registration it is.
-            let is_own = key.name().split('.').next() == Some(&intent.id.to_string());
+            let is_own = registered(&key) == Some(intent.id);
             if is_own { Ok(intent) } else { Err(FormatError::Malformed { what: "intent of another name" }) }
         };
         store.get_checked(&key, None, open).await
@@ -103,12 +126,17 @@ pub async fn open_intents(store: &Store, round: u64) -> Result<Vec<Intent>, Stor
     stream::iter(reads).buffered(READS).try_collect().await
 }
 
+/// The intent that a name says: behind it stands at most which registration it is.
+fn registered(key: &ObjectKey) -> Option<IntentId> {
+    key.name().split('.').next()?.parse().ok()
+}
+
 /// Every intent of the newest rounds whose slot is still empty, each once, oldest first; of one repo, or of all.
 pub async fn all_open(store: &Store, repo: Option<RepoId>) -> Result<Vec<Intent>, StoreError> {
     let head = head(store).await?;
     let mut found: BTreeMap<IntentId, Intent> = BTreeMap::new();
     for round in [Some(head), head.checked_sub(1)].into_iter().flatten() {
-        for intent in open_intents(store, round).await? {
+        for intent in intents_of(store, round, |id| !store.settled.0.contains_key(&id)).await? {
             if repo.is_none_or(|repo| repo == intent.repo) {
                 // A later registration of the same intent names further bases.
                 let known = found.entry(intent.id).or_insert_with(|| intent.clone());
@@ -118,7 +146,9 @@ pub async fn all_open(store: &Store, repo: Option<RepoId>) -> Result<Vec<Intent>
     }
     let looks = found.into_values().map(|intent| async move { Ok((is_open(store, &intent).await?, intent)) });
     let looked: Vec<(bool, Intent)> = stream::iter(looks).buffered(READS).try_collect().await?;
-    Ok(looked.into_iter().filter(|(is_open, _)| *is_open).map(|(_, intent)| intent).collect())
+    let (open, settled): (Vec<_>, Vec<_>) = looked.into_iter().partition(|(is_open, _)| *is_open);
+    settled.into_iter().for_each(|(_, intent)| store.settled.0.insert(intent.id, ()));
+    Ok(open.into_iter().map(|(_, intent)| intent).collect())
 }
 
 /// Whether the intent's slot is still empty.
@@ -172,6 +202,39 @@ mod tests {
         assert_eq!(register(&store, &intent, None).await.unwrap(), 5);
         assert_eq!(open_intents(&store, 5).await.unwrap(), std::slice::from_ref(&intent));
         assert_eq!(open_intents(&store, 0).await.unwrap(), [intent]);
+    }
+
+    #[tokio::test]
+    async fn what_was_found_settled_is_not_looked_at_again() {
+        let (store, intent) = writer().await;
+        let reads = || store.requests.reads.load(std::sync::atomic::Ordering::Relaxed);
+        let other = |n| Intent { id: IntentId::from_parts(1, n), bundle: BundleId::from_parts(2, n), ..intent.clone() };
+        // Each with an id and a slot of its own.
+        for n in 3..=41 {
+            register(&store, &other(n), None).await.unwrap();
+            abort(&store, &other(n)).await.unwrap();
+        }
+        register(&store, &intent, None).await.unwrap();
+        let look = async |repo| {
+            let before = reads();
+            let open = all_open(&store, repo).await.unwrap();
+            (open.iter().map(|open| open.id).collect::<Vec<_>>(), reads() - before)
+        };
+        let (open, first) = look(None).await;
+        assert_eq!(open, [intent.id]);
+        assert!(first >= 2 * 40, "{first} reads");
+        for repo in [None, Some(intent.repo)] {
+            let (open, again) = look(repo).await;
+            assert_eq!(open, [intent.id]);
+            assert!(again <= 3, "the head, the open one and its slot: {again} reads");
+        }
+        // Under another round, too; and what is registered there is seen.
+        let round = key::record(&store.keys().condemned(), 1);
+        store.put_new(&round, &Bytes::from_static(b"a round")).await.unwrap();
+        register(&store, &other(99), None).await.unwrap();
+        assert_eq!(look(None).await.0, [intent.id, other(99).id]);
+        abort(&store, &intent).await.unwrap();
+        assert_eq!(look(None).await.0, [other(99).id]);
     }
 
     #[tokio::test]
