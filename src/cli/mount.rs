@@ -270,6 +270,7 @@ fn settings(
         database_memory: DatabaseMemory::new((options.memory / 4) as usize),
         // What is left beside the databases, and in serve() a quarter for content and an eighth for ranges.
         pack_memory: (options.memory / 8 * 3) as usize,
+        uploads: options.requests.0,
         faults: Arc::new(faults),
     })
 }

@@ -132,7 +132,7 @@ pub const OPTIONS: &[OptionText] = texts! {
     "memory=SIZE", "256M", "memory=1G",
         "budget of what is cached in memory and on its way; 32M or more";
     "upload=N", "16", "upload=4",
-        "requests at once that write to the store; of packs at most 4";
+        "requests at once that write to the store; as many packs of 16 MiB as memory= holds: 5 of 256M, 16 of 768M";
     "download=N", "16", "download=64",
         "requests at once that read from the store";
     "bwlimit=SIZE", "", "bwlimit=10M",

@@ -48,7 +48,7 @@ use crate::store::{Store, StoreError, intents};
 pub(super) const PACK_BYTES: usize = 16 << 20;
 /// The same where there is little memory: smaller ones cost too many requests.
 const PACK_BYTES_MIN: usize = PACK_BYTES_TARGET_MIN;
-/// Packs on their way at once: with the open one 80 MiB.
+/// Packs on their way at once for which they are of that size, and where nobody says how many: with the open one 80 MiB.
 pub(super) const UPLOADS: usize = 4;
 /// Footers of the bases' packs that are fetched at once.
 const FOOTERS: usize = 8;
@@ -176,16 +176,16 @@ fn noted(
 }
 
 /// Of how many bytes a pack is, and how many are on their way besides the open one, with `bytes` of memory for all of
-/// them. There are always two.
-fn pack_bounds(bytes: usize) -> (usize, usize) {
+/// them and `uploads` requests at once. There are always two.
+fn pack_bounds(bytes: usize, uploads: usize) -> (usize, usize) {
     let pack_bytes = if bytes < (UPLOADS + 1) * PACK_BYTES { PACK_BYTES_MIN } else { PACK_BYTES };
-    (pack_bytes, (bytes / pack_bytes).saturating_sub(1).clamp(1, UPLOADS))
+    (pack_bytes, (bytes / pack_bytes).saturating_sub(1).clamp(1, uploads.max(1)))
 }
 
 impl Committer {
-    /// What packs may take of the memory, from the next intent on.
-    pub fn set_pack_memory(&self, bytes: usize) {
-        let (pack_bytes, uploads_max) = pack_bounds(bytes);
+    /// What packs may take of the memory, and how many may be on their way, from the next intent on.
+    pub fn set_pack_bounds(&self, bytes: usize, uploads: usize) {
+        let (pack_bytes, uploads_max) = pack_bounds(bytes, uploads);
         self.pack_bytes.store(pack_bytes, std::sync::atomic::Ordering::Relaxed);
         self.uploads_max.store(uploads_max, std::sync::atomic::Ordering::Relaxed);
     }
@@ -421,12 +421,14 @@ mod tests {
 
     #[test]
     fn packs_fit_into_their_memory_and_there_are_always_two() {
-        assert_eq!(pack_bounds(96 << 20), (PACK_BYTES, UPLOADS), "of memory=256M");
-        assert_eq!(pack_bounds(24 << 20), (PACK_BYTES_MIN, 2), "of memory=64M");
-        assert_eq!(pack_bounds(12 << 20), (PACK_BYTES_MIN, 1), "of memory=32M, which is the least");
-        assert_eq!(pack_bounds(1 << 40), (PACK_BYTES, UPLOADS));
-        for bytes in (16 << 20..200 << 20).step_by(1 << 20) {
-            let (pack_bytes, uploads) = pack_bounds(bytes);
+        assert_eq!(pack_bounds(96 << 20, 16), (PACK_BYTES, 5), "of memory=256M");
+        assert_eq!(pack_bounds(96 << 20, 2), (PACK_BYTES, 2), "no more than requests");
+        assert_eq!(pack_bounds(24 << 20, 16), (PACK_BYTES_MIN, 2), "of memory=64M");
+        assert_eq!(pack_bounds(12 << 20, 16), (PACK_BYTES_MIN, 1), "of memory=32M, which is the least");
+        assert_eq!(pack_bounds(288 << 20, 16), (PACK_BYTES, 16), "of memory=768M");
+        assert_eq!(pack_bounds(1 << 40, 64), (PACK_BYTES, 64));
+        for bytes in (16 << 20..400 << 20).step_by(1 << 20) {
+            let (pack_bytes, uploads) = pack_bounds(bytes, 16);
             assert!(pack_bytes * (uploads + 1) <= bytes, "{bytes}");
         }
     }

@@ -124,6 +124,8 @@ pub struct Settings {
     pub database_memory: DatabaseMemory,
     /// Bytes that packs on their way may take, of each tree.
     pub pack_memory: usize,
+    /// Packs of each tree on their way at once, as far as that memory allows.
+    pub uploads: usize,
     /// Places to stop at, for tests.
     pub faults: Arc<Faults>,
 }
@@ -401,7 +403,7 @@ impl Vfs {
             self.settings.faults.clone(),
         );
         let committer = committer.await?;
-        committer.set_pack_memory(self.settings.pack_memory);
+        committer.set_pack_bounds(self.settings.pack_memory, self.settings.uploads);
         committer.upload_in_background()?;
         Ok(committer)
     }

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::harness::{Place, data_packs, inside, run, scratch, until};
+use super::harness::{Place, data_packs, inside, run, scratch, sync, until};
+use super::proxy::Fault;
 
 /// Three full packs and two chunks more, no two of them equal.
 fn noise(seed: u32) -> Vec<u8> {
@@ -69,4 +70,39 @@ fn what_was_uploaded_before_a_kill_is_not_uploaded_again() {
     assert_stored_once(&store, 50);
     assert!(fs::read(mnt.join("census/labels/latest/large")).unwrap() == bytes);
     one.umount(&mnt);
+}
+
+#[test]
+fn as_many_packs_are_on_their_way_as_upload_and_memory_allow() {
+    if !inside("uploads::as_many_packs_are_on_their_way_as_upload_and_memory_allow") {
+        return;
+    }
+    /// What a far store takes to begin its answer.
+    const FAR: Duration = Duration::from_secs(2);
+    const FILES: u32 = 3;
+    let dir = scratch();
+    let server = Place::s3(&dir.path().join("server"));
+    let (place, proxy) = server.behind_proxy("far");
+    let one = place.host(&dir.path().join("one"), "create");
+    let mnt = one.mount("prod", "rw");
+    fs::create_dir(mnt.join("census")).unwrap();
+    one.umount(&mnt);
+    proxy.plan(|request| (request.is_write() && request.path.contains("/p/")).then_some(Fault::SlowFirstByte(FAR)));
+    for (round, (options, at_once)) in
+        [("memory=768M", 6..=16), ("rw", 5..=5), ("memory=768M,upload=4", 4..=4)].into_iter().enumerate()
+    {
+        let mnt = one.mount("prod/census/staging", options);
+        for file in 0..FILES {
+            fs::write(mnt.join(format!("{file}")), noise(round as u32 * FILES + file + 1)).unwrap();
+        }
+        let start = Instant::now();
+        sync(&mnt);
+        let stats = fs::read_to_string(mnt.join(".datamon/stats")).unwrap();
+        let most =
+            stats.lines().find_map(|line| line.strip_prefix("datamon_store_requests_running_max{direction=\"out\"} "));
+        let most: u32 = most.unwrap().parse().unwrap();
+        eprintln!("{options}: {most} writes at once, {:.2?}", start.elapsed());
+        assert!(at_once.contains(&most), "{options}: {most} at once");
+        one.umount(&mnt);
+    }
 }
