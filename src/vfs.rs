@@ -110,10 +110,8 @@ pub enum Opened {
     Staged,
     /// A text of this moment, read past the kernel's cache.
     Text(Bytes),
-    /// A text that only grows, read as it is now, past the kernel's cache.
-    Growing,
-    /// A text too long to be made at once, read past the kernel's cache.
-    Rows(Arc<tokio::sync::Mutex<control::files::BundleFiles>>),
+    /// A text that only grows, or is too long to be made at once: made as it is read, past the kernel's cache.
+    AsRead,
     /// Takes commands.
     Control,
 }
@@ -408,11 +406,15 @@ impl Vfs {
                 if let Some((part, _)) = self.growing(scope.repo(), &text, range.clone()).await? {
                     return Ok(vec![part]);
                 }
+                if let node::Text::BundleFiles(bundle) = text {
+                    let size = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+                    return Ok(vec![self.bundle_files(&scope, bundle).await?.read(range.start, size).await?]);
+                }
                 // Where the kernel opens without us there is no handle to keep a text in.
                 if !self.is_all_immutable() {
                     return Err(VfsError::Invalid("a text is read through its handle"));
                 }
-                let (_, text) = self.rendered(&scope, &text).await?;
+                let text = self.read_text(&scope, &text).await?;
                 let end = (text.len() as u64).min(range.end);
                 Ok(vec![text.slice(range.start.min(end) as usize..end as usize)])
             }

@@ -29,6 +29,7 @@ mod suites {
     mod replaced;
     mod scripts;
     mod store_faults;
+    mod texts;
     mod tidy;
     mod trees;
     mod unmounting;

@@ -501,10 +501,6 @@ impl Filesystem for Dispatch {
             let start = (offset as usize).min(text.len());
             return reply.data(&text[start..(start + size as usize).min(text.len())]);
         }
-        if let Some(Handle::Rows(rows)) = self.handles.get(handle) {
-            let future = async move { rows.lock().await.read(offset, size as usize).await };
-            return self.answer(request, Operation::Read, future, reply);
-        }
         let vfs = self.vfs.clone();
         let range = offset..offset.saturating_add(size.into());
         self.answer(request, Operation::Read, async move { vfs.read(ino.0, range).await }, reply);
@@ -805,10 +801,7 @@ async fn open(
             (opened.handle, opened.flags) = (handles.add(Handle::Text(text)), FopenFlags::FOPEN_DIRECT_IO);
         }
         // Nothing is to be kept for it.
-        Opened::Growing => opened.flags = FopenFlags::FOPEN_DIRECT_IO,
-        Opened::Rows(rows) => {
-            (opened.handle, opened.flags) = (handles.add(Handle::Rows(rows)), FopenFlags::FOPEN_DIRECT_IO);
-        }
+        Opened::AsRead => opened.flags = FopenFlags::FOPEN_DIRECT_IO,
         Opened::Control => {
             (opened.handle, opened.flags) = (handles.add(Handle::Text(Bytes::new())), FopenFlags::FOPEN_DIRECT_IO);
         }

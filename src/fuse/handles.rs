@@ -17,7 +17,6 @@ use fuser::FileHandle;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::model::name::FileName;
-use crate::vfs::control::files::BundleFiles;
 use crate::vfs::error::VfsError;
 use crate::vfs::{Listed, Vfs};
 
@@ -46,8 +45,6 @@ pub type SharedWindow = Arc<tokio::sync::Mutex<Window>>;
 pub enum Handle {
     /// A text of the moment it was opened; empty for what only takes commands.
     Text(Bytes),
-    /// A text that is made as it is read.
-    Rows(Arc<tokio::sync::Mutex<BundleFiles>>),
     /// A directory being listed.
     Directory(SharedWindow),
 }

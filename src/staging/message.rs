@@ -5,9 +5,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::error::StagingError;
+use crate::model::clock::Timestamp;
 use crate::model::limits::MESSAGE_BYTES_MAX;
 
 /// See the module.
@@ -26,6 +28,17 @@ impl Message {
         match fs::read(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             read => Ok(read?),
+        }
+    }
+
+    /// When it was written; nothing where there is none.
+    pub fn changed(&self) -> Result<Option<Timestamp>, StagingError> {
+        match fs::metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => {
+                let found = read?;
+                Ok(Some(Timestamp { secs: found.mtime(), nanos: found.mtime_nsec() as u32 }))
+            }
         }
     }
 
@@ -89,9 +102,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let message = Message::beside(&dir.path().join("stage"));
         assert_eq!(message.read().unwrap(), b"");
+        assert_eq!(message.changed().unwrap(), None);
         message.cut(0).unwrap();
         message.write(Some(0), b"first line\n").unwrap();
         message.write(None, b"second\n").unwrap();
+        assert!(message.changed().unwrap().is_some_and(|time| time.secs > 0));
         message.write(Some(0), b"F").unwrap();
         assert_eq!(message.read().unwrap(), b"First line\nsecond\n");
         message.clear(b"something else").unwrap();

@@ -1,16 +1,17 @@
 //! `.datamon`: texts that say what is going on, commands, and the jobs that programs start through ioctls.
 //!
 //! [`texts`] says what files there are, [`history`] are those that grow, [`files`] is the one that may be huge, [`jobs`] is what programs ask for,
-//! [`discard`] puts changes aside, [`stats`] and [`reads`] count.
+//! [`discard`] puts changes aside, [`stats`] and [`reads`] count, [`times`] says when a text changed.
 //! Here is what all of them stand on: what is remembered, what was refused, and how a tree is committed.
 
 mod discard;
-pub mod files;
+mod files;
 mod history;
 mod jobs;
 mod reads;
 mod stats;
 pub(super) mod texts;
+mod times;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -70,6 +71,8 @@ pub struct Control {
     histories: history::Histories,
     diffs: texts::Diffs,
     rendered: texts::Rendered,
+    times: times::Times,
+    files: files::Files,
     commits: Commits,
     reads: reads::Reads,
     pub(super) holders: super::holder::Holders,

@@ -8,27 +8,29 @@ use std::time::Duration;
 use super::harness::{self, Host, Place, inside, run, scratch, text};
 
 /// One host with a mount of everything, and the repo `census` in it.
-struct World {
-    _dir: tempfile::TempDir,
-    host: Host,
-    mnt: PathBuf,
+pub struct World {
+    pub dir: tempfile::TempDir,
+    pub place: Place,
+    pub host: Host,
+    pub mnt: PathBuf,
 }
 
 impl World {
-    fn new(options: &str) -> Self {
+    pub fn new(options: &str) -> Self {
         let dir = scratch();
-        let host = Place::directory(&dir.path().join("store")).host(&dir.path().join("one"), "create");
+        let place = Place::directory(&dir.path().join("store"));
+        let host = place.host(&dir.path().join("one"), "create");
         let mnt = host.mount("prod", options);
         fs::create_dir(mnt.join("census")).unwrap();
-        Self { _dir: dir, host, mnt }
+        Self { dir, place, host, mnt }
     }
 
-    fn at(&self, path: &str) -> PathBuf {
+    pub fn at(&self, path: &str) -> PathBuf {
         self.mnt.join("census").join(path)
     }
 
     /// Commits `name` with `content` beside what is staged; answers the bundle.
-    fn commit(&self, name: &str, content: &str) -> String {
+    pub fn commit(&self, name: &str, content: &str) -> String {
         fs::write(self.at("staging").join(name), content).unwrap();
         let staging = self.at("staging");
         run(&mut self.host.datamon(["commit", staging.to_str().unwrap()])).trim().to_owned()
@@ -40,7 +42,7 @@ impl World {
     }
 
     /// A line that has to succeed; what it printed.
-    fn sh(&self, line: &str) -> String {
+    pub fn sh(&self, line: &str) -> String {
         let output = self.shell(line);
         assert!(output.status.success(), "{line}: {}\n{}\n{}", output.status, text(&output), self.status());
         String::from_utf8(output.stdout).unwrap()
@@ -57,7 +59,7 @@ impl World {
         fs::read_to_string(self.at(".datamon/status")).unwrap()
     }
 
-    fn read(&self, path: &str) -> String {
+    pub fn read(&self, path: &str) -> String {
         let path = self.at(path);
         fs::read_to_string(&path).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
     }
@@ -66,13 +68,13 @@ impl World {
         harness::names(&self.at(path))
     }
 
-    fn end(self) {
+    pub fn end(self) {
         self.host.umount(&self.mnt);
     }
 }
 
 /// The size of a file as a stat of its name shows it.
-fn size(path: &Path) -> u64 {
+pub fn size(path: &Path) -> u64 {
     fs::metadata(path).unwrap().len()
 }
 

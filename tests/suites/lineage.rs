@@ -142,17 +142,24 @@ fn tail_follows_a_history_while_others_commit() {
     let file = a.join("census/.datamon/history");
     let tails = [Tail::of(&["-f"], &file), Tail::of(&["-n1", "-F"], &file)];
     let label = Tail::of(&["-f"], &a.join("census/.datamon/label/v1/history"));
+    // Also where the kernel opens without us, and keeps what it has read.
+    let version = one.mount("prod/census/labels/v1", "refresh=100ms");
+    let kept =
+        [Tail::of(&["-f"], &version.join(".datamon/history")), Tail::of(&["-F"], &version.join(".datamon/history"))];
+    kept.iter().for_each(|tail| tail.shows(&first, 1));
     tails.iter().for_each(|tail| tail.shows(&first, 1));
     label.shows(&first, 1);
     until(Duration::from_secs(5), "the repo on the other host", || b.join("census").exists());
     let second = commit(&two, &b.join("census/staging"), &[]);
     fs::write(b.join("census/.datamon/labels/v1"), &second).unwrap();
-    tails.iter().for_each(|tail| tail.shows(&second, 1));
+    tails.iter().chain(&kept).for_each(|tail| tail.shows(&second, 1));
     label.shows(&second, 1);
     fs::write(b.join("census/.datamon/labels/v1"), &first).unwrap();
     fs::remove_dir(b.join("census/bundles").join(&second)).unwrap();
     tails.iter().for_each(|tail| tail.shows(&second, 2));
-    drop((tails, label));
+    kept.iter().for_each(|tail| tail.shows(&second, 2));
+    drop((tails, label, kept));
+    one.umount_among_others(&version);
     one.umount_among_others(&a);
     two.umount_among_others(&b);
 }

@@ -48,13 +48,32 @@ impl LabelLog {
         self.time >= record.time
     }
 
+    /// When a label came to this bundle last, or left it.
+    pub fn touched(&self, bundle: BundleId) -> Option<Timestamp> {
+        let of_label = |moves: &Vec<LabelMove>| {
+            let left = moves.windows(2).filter(|pair| pair[0].bundle == Some(bundle)).map(|pair| pair[1].time);
+            let came = moves.iter().filter(|step| step.bundle == Some(bundle)).map(|step| step.time);
+            left.chain(came).max()
+        };
+        self.moves.values().filter_map(of_label).max()
+    }
+
     /// Reads on to the newest record.
     ///
     /// Safe to drop: what was read before stays.
     pub async fn update(&mut self, store: &Store, repo: RepoId) -> Result<(), StoreError> {
-        let Some(newest) = load(store, repo).await? else { return Ok(()) };
+        self.update_within(store, repo, u64::MAX).await?;
+        Ok(())
+    }
+
+    /// The same, unless it takes more than `records_max` records; answers whether it was done.
+    pub async fn update_within(&mut self, store: &Store, repo: RepoId, records_max: u64) -> Result<bool, StoreError> {
+        let Some(newest) = load(store, repo).await? else { return Ok(true) };
         let prefix = store.keys().refs(repo);
         let first = self.read.0.map_or(0, |seq| seq + 1);
+        if (newest.seq + 1).saturating_sub(first) > records_max {
+            return Ok(false);
+        }
         let reads = (first..=newest.seq).map(|seq| chain::read(store, &prefix, seq, Some(store.context())));
         let mut links = stream::iter(reads).buffered(READS);
         let mut before: Option<Link<RefsRecord>> = None;
@@ -66,7 +85,7 @@ impl LabelLog {
             self.read = Position::of(Some(&link));
             before = Some(link);
         }
-        Ok(())
+        Ok(true)
     }
 
     fn note(&mut self, record: &RefsRecord) {

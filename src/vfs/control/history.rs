@@ -13,11 +13,15 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::texts::{names, one_line};
 use super::{Shared, Vfs};
 use crate::format::refs::{Event, EventKind, Summary};
-use crate::model::id::RepoId;
+use crate::model::clock::Timestamp;
+use crate::model::id::{BundleId, RepoId};
 use crate::model::name::LabelName;
 use crate::store::refs::{History, LabelLog, LabelMove};
 use crate::vfs::error::VfsError;
 use crate::vfs::node::{RepoKey, Text};
+
+/// Records that are read to tell when a label moved: who lists a directory does not wait for a long history.
+const RECORDS_FOR_A_TIME_MAX: u64 = 512;
 
 /// What is remembered of repos' histories. One that is being read is locked: whoever wants it too waits for that.
 #[derive(Default)]
@@ -127,6 +131,45 @@ impl Vfs {
     /// Whether this label has led anywhere.
     pub(super) async fn has_label_history(&self, repo: &RepoKey, label: &LabelName) -> Result<bool, VfsError> {
         Ok(!self.label_history(repo, label).await?.is_empty())
+    }
+
+    /// When the newest line of a repo's history was written.
+    pub(super) async fn history_time(&self, repo: RepoId) -> Result<Option<Timestamp>, VfsError> {
+        let lines = self.lines(repo).await?;
+        let bundle = lines.history.summaries().last().map(|summary| summary.time);
+        Ok(bundle.max(lines.history.events().last().map(|event| event.time)))
+    }
+
+    /// When a bundle was removed or restored last.
+    pub(super) async fn bundle_event(&self, repo: RepoId, bundle: BundleId) -> Result<Option<Timestamp>, VfsError> {
+        let lines = self.lines(repo).await?;
+        Ok(lines.history.events().iter().rev().find(|event| event.bundle == bundle).map(|event| event.time))
+    }
+
+    /// When a label moved last. Not earlier than that where finding out would take long.
+    pub(super) async fn label_moved(&self, repo: &RepoKey, label: &LabelName) -> Result<Option<Timestamp>, VfsError> {
+        self.moved(repo, |log| log.of(label).last().map(|step| step.time)).await
+    }
+
+    /// The same of any label that came to this bundle, or left it.
+    pub(super) async fn bundle_labelled(
+        &self,
+        repo: &RepoKey,
+        bundle: BundleId,
+    ) -> Result<Option<Timestamp>, VfsError> {
+        self.moved(repo, |log| log.touched(bundle)).await
+    }
+
+    async fn moved(
+        &self,
+        repo: &RepoKey,
+        of: impl FnOnce(&LabelLog) -> Option<Timestamp>,
+    ) -> Result<Option<Timestamp>, VfsError> {
+        let newest = self.refs(repo.id).await?;
+        let mut log = kept(&self.control.histories.of_labels, repo.id).await;
+        let is_whole =
+            log.has_all_of(&newest) || log.update_within(self.store(), repo.id, RECORDS_FOR_A_TIME_MAX).await?;
+        Ok(if is_whole { of(&log) } else { Some(newest.time) })
     }
 
     /// Where a label led: when, who, which bundle; a removal is a line too.

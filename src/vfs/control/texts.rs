@@ -3,7 +3,7 @@
 //! A text is of the moment at which it is asked for, and its size is right already at the LOOKUP: programs that copy as
 //! many bytes as a stat promised get all of it. An open file keeps the text that it was opened with, but for those that
 //! only grow ([`super::history`]). Only `bundle/<id>/files` has no size, as the files of /proc: it is made as it is read
-//! ([`super::files`]).
+//! ([`super::files`]). In a mounted version, where the kernel reads no file further than its size, it has one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::Vfs;
 use super::files::BundleFiles;
+use super::times::digest;
 use crate::format::derived::DerivedFrom;
 use crate::format::refs::RefsRecord;
 use crate::model::clock::Timestamp;
@@ -134,8 +135,7 @@ impl Vfs {
             }
             Folder::Bundle(bundle) => match name {
                 "info" => Some(Item::File(Text::BundleInfo(*bundle))),
-                // Without an open there is nowhere to keep how far it was read.
-                "files" if !self.is_all_immutable() => Some(Item::File(Text::BundleFiles(*bundle))),
+                "files" => Some(Item::File(Text::BundleFiles(*bundle))),
                 _ => None,
             },
             Folder::Diffs => {
@@ -165,15 +165,24 @@ impl Vfs {
             }
             (Folder::Label(_), _) => owned(&["history"]),
             (Folder::Bundles, Some(repo)) => self.bundles(repo).await?.iter().map(ToString::to_string).collect(),
-            (Folder::Bundle(_), _) if self.is_all_immutable() => owned(&["info"]),
             (Folder::Bundle(_), _) => owned(&["files", "info"]),
             (Folder::Diffs, _) | (_, None) => Vec::new(),
         })
     }
 
     /// A bundle, removed or not.
-    async fn bundle(&self, repo: &RepoKey, bundle: BundleId) -> Result<Arc<Snapshot>, VfsError> {
+    pub(super) async fn bundle(&self, repo: &RepoKey, bundle: BundleId) -> Result<Arc<Snapshot>, VfsError> {
         self.view(self.view_slot(ViewKey { repo: repo.clone(), through: Through::Bundle, bundle })).await
+    }
+
+    /// The entries of a bundle as a text.
+    pub(in crate::vfs) async fn bundle_files(
+        &self,
+        scope: &Scope,
+        bundle: BundleId,
+    ) -> Result<Arc<BundleFiles>, VfsError> {
+        let repo = scope.repo().ok_or(VfsError::NotFound)?;
+        Ok(self.control.files.of(&self.bundle(repo, bundle).await?))
     }
 
     // ---- attributes, open, write -----------------------------------------------------------------------------------------
@@ -185,14 +194,20 @@ impl Vfs {
             _ => 0o444,
         };
         let (time, size) = match text {
-            Text::Ctl | Text::BundleFiles(_) => (self.store().clock.now(), 0),
+            Text::Ctl => (self.text_time(scope, text, 0).await, 0),
+            Text::BundleFiles(bundle) => {
+                // A kernel that opens by itself reads only as far as the size says.
+                let is_sized = self.is_all_immutable();
+                let size = if is_sized { self.bundle_files(scope, *bundle).await?.length().await? } else { 0 };
+                (self.text_time(scope, text, 0).await, size)
+            }
             Text::History | Text::LabelHistory(_) => {
-                let grown = self.growing(scope.repo(), text, 0..0).await?;
-                (self.store().clock.now(), grown.map_or(0, |(_, length)| length))
+                let length = self.growing(scope.repo(), text, 0..0).await?.map_or(0, |(_, length)| length);
+                (self.text_time(scope, text, length).await, length)
             }
             _ => {
-                let (time, bytes) = self.rendered(scope, text).await?;
-                (time, bytes.len() as u64)
+                let bytes = self.rendered(scope, text).await?;
+                (self.text_time(scope, text, digest(text, &bytes)).await, bytes.len() as u64)
             }
         };
         let found = self.text_found(scope, text, size, permissions);
@@ -243,15 +258,10 @@ impl Vfs {
             Text::Ctl => return Ok(Opened::Control),
             Text::Message | Text::Label(Some(_)) if for_writing => self.writable()?,
             _ if for_writing => return Err(VfsError::NotPermitted),
-            Text::History | Text::LabelHistory(_) => return Ok(Opened::Growing),
-            Text::BundleFiles(bundle) => {
-                let repo = scope.repo().ok_or(VfsError::NotFound)?;
-                let files = BundleFiles::of(self.bundle(repo, *bundle).await?);
-                return Ok(Opened::Rows(Arc::new(tokio::sync::Mutex::new(files))));
-            }
+            Text::History | Text::LabelHistory(_) | Text::BundleFiles(_) => return Ok(Opened::AsRead),
             _ => {}
         }
-        Ok(Opened::Text(self.rendered(scope, text).await?.1))
+        Ok(Opened::Text(self.read_text(scope, text).await?))
     }
 
     /// A file in `.datamon/labels` for a label that there may not be: there is one when something is written into it.
@@ -330,22 +340,28 @@ impl Vfs {
         kept.remove(&(scope.clone(), text.clone()));
     }
 
-    /// What a text says, and since when; of those that say something else at every look, what they said within the last
-    /// moment.
-    pub(in crate::vfs) async fn rendered(&self, scope: &Scope, text: &Text) -> Result<(Timestamp, Bytes), VfsError> {
-        let now = self.store().clock.now();
+    /// What a text says to who reads it; should it be others' words than a stat saw, the next one has another time for them.
+    pub(in crate::vfs) async fn read_text(&self, scope: &Scope, text: &Text) -> Result<Bytes, VfsError> {
+        let bytes = self.rendered(scope, text).await?;
+        self.text_time(scope, text, digest(text, &bytes)).await;
+        Ok(bytes)
+    }
+
+    /// What a text says; of those that say something else at every look, what they said within the last moment.
+    async fn rendered(&self, scope: &Scope, text: &Text) -> Result<Bytes, VfsError> {
         if !matches!(text, Text::Status | Text::Stats | Text::Reads | Text::Wal) {
-            return Ok((now, self.render(scope, text).await?));
+            return self.render(scope, text).await;
         }
+        let now = self.store().clock.now();
         let kept = || self.control.rendered.lock().expect("nothing panics while it holds the texts");
         let is_good = |at: Timestamp| u128::from(now.millis().saturating_sub(at.millis())) < RENDERED.as_millis();
         let found = kept().get(&(scope.clone(), text.clone())).filter(|(at, _)| is_good(*at)).cloned();
-        if let Some(found) = found {
-            return Ok(found);
+        if let Some((_, bytes)) = found {
+            return Ok(bytes);
         }
         let bytes = self.render(scope, text).await?;
         kept().insert((scope.clone(), text.clone()), (now, bytes.clone()));
-        Ok((now, bytes))
+        Ok(bytes)
     }
 
     async fn render(&self, scope: &Scope, text: &Text) -> Result<Bytes, VfsError> {
