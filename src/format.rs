@@ -21,6 +21,7 @@ pub mod key;
 pub mod pack;
 pub mod place;
 pub mod range;
+pub mod read_log;
 pub mod refs;
 pub mod wire;
 

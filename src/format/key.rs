@@ -8,7 +8,7 @@
 use std::fmt;
 
 use super::pack::PackKind;
-use crate::model::id::{BundleId, ContextId, IntentId, ObjectHash, PackId, RepoId};
+use crate::model::id::{BundleId, ContextId, IntentId, MountId, ObjectHash, PackId, RepoId};
 use crate::model::name::ContextName;
 
 /// The buckets or prefixes of a context; each may have a place of its own.
@@ -156,6 +156,11 @@ impl Keys {
     /// The refs chain of a repo.
     pub fn refs(self, repo: RepoId) -> ObjectKey {
         self.of(Role::VersionedMeta, format_args!("refs/{repo}/"))
+    }
+
+    /// A batch of reads, the `seq`th of its mount, written on a day like `20260822`.
+    pub fn read_log(self, day: &str, mount: MountId, seq: u32) -> ObjectKey {
+        self.of(Role::ReadLog, format_args!("r/{day}/{mount}-{seq:08x}"))
     }
 
     /// All intents of a round.

@@ -38,6 +38,20 @@ impl Timestamp {
 }
 
 impl Timestamp {
+    /// The time that is shown so; another spelling of it is none.
+    pub fn from_rfc3339(text: &str) -> Option<Self> {
+        let time = DateTime::parse_from_rfc3339(text).ok()?;
+        let time = Self { secs: time.timestamp(), nanos: time.timestamp_subsec_nanos() };
+        (time.nanos < 1_000_000_000 && time.to_string() == text).then_some(time)
+    }
+
+    /// Its day in UTC, as `20260822`.
+    pub fn day(self) -> String {
+        self.to_string().split('T').next().unwrap_or_default().replace('-', "")
+    }
+}
+
+impl Timestamp {
     /// The last instant of the time that a prefix of RFC 3339 names: of a year, a month, a day, an hour and so on, in UTC
     /// unless a complete time says its offset.
     pub fn end_of(text: &str) -> Option<Self> {
@@ -193,6 +207,25 @@ mod tests {
         ] {
             assert_eq!(end(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_time_is_read_as_it_is_shown_and_in_no_other_spelling() {
+        for text in ["2023-11-14T22:13:20.005Z", "1969-12-31T23:59:59Z", "2024-02-29T00:00:00.000000001Z"] {
+            assert_eq!(Timestamp::from_rfc3339(text).map(|time| time.to_string()).as_deref(), Some(text));
+        }
+        for text in [
+            "",
+            "2023-11-14",
+            "2023-11-14T22:13:20.0050Z",
+            "2023-11-14T22:13:20+00:00",
+            "2023-11-14t22:13:20z",
+            "2016-12-31T23:59:60Z",
+            "0000-01-01T00:00:00+23:59",
+        ] {
+            assert_eq!(Timestamp::from_rfc3339(text), None, "{text}");
+        }
+        assert_eq!(Timestamp { secs: 1_700_000_000, nanos: 5 }.day(), "20231114");
     }
 
     #[test]

@@ -83,6 +83,10 @@ ulid_id! {
     IntentId
 }
 ulid_id! {
+    /// One mount, from its beginning to its end.
+    MountId
+}
+ulid_id! {
     /// A group of hard-linked names inside one tree.
     LinkId
 }

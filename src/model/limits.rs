@@ -49,5 +49,7 @@ pub const PACK_BYTES_TARGET_MIN: usize = 8 << 20;
 /// Largest object that is read whole, in bytes: a refs record with as many labels as there may be and four million removed
 /// bundles. What is larger is no object of ours.
 pub const OBJECT_BYTES_MAX: u64 = 64 << 20;
+/// Text of one object of the read log, in bytes: twice what a writer closes one at.
+pub const READ_LOG_BYTES_MAX: usize = 8 << 20;
 /// Longest commit message, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;

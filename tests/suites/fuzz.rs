@@ -28,6 +28,7 @@ use datamon::format::envelope::{self, ObjectKind};
 use datamon::format::intent::Intent;
 use datamon::format::pack::{self, TRAILER_BYTES};
 use datamon::format::range::{RangeWriter, Row, RowKey, RowValue, decode_range};
+use datamon::format::read_log;
 use datamon::format::refs::RefsRecord;
 use datamon::format::wire::Reader;
 use datamon::local::staged_files::Place;
@@ -160,6 +161,20 @@ fn object(bytes: &[u8]) -> Outcome {
     let kinds = [ObjectKind::ContextRecord, ObjectKind::Descriptor, ObjectKind::RefsRecord, ObjectKind::Intent];
     let opened = kinds.map(|kind| envelope::open(kind, None, &sealed).map_err(|why| why.to_string()));
     opened.into_iter().reduce(|one, other| one.or(other)).expect("four kinds").map(|body| body.len())
+}
+
+fn read_log(bytes: &[u8]) -> Outcome {
+    // As an object, and as the text of one: behind a checksum few mutations would be looked at.
+    let batch = read_log::open(bytes).or_else(|_| read_log::decode(bytes)).map_err(|why| why.to_string())?;
+    let again = text_of(&batch);
+    assert_eq!(read_log::decode(again.as_bytes()), Ok(batch), "said again it is another");
+    Ok(again.as_bytes().len())
+}
+
+fn text_of((head, reads): &(read_log::Head, Vec<read_log::FileReads>)) -> read_log::Text {
+    let mut text = read_log::Text::new(head);
+    reads.iter().for_each(|reads| text.push(reads));
+    text
 }
 
 fn inode(bytes: &[u8]) -> Outcome {
@@ -370,6 +385,7 @@ targets! {
     ioctl_buffer: ioctls,
     names_and_paths: names,
     access_list: acl,
+    read_log_object: read_log,
 }
 
 /// Every decoder's corpus is there, and what lies in it is no longer than a seed should be.
@@ -400,6 +416,11 @@ fn learn(store: &Path) {
             }
             let bytes = fs::read(&path).unwrap();
             let end = bytes.len().saturating_sub(TRAILER_BYTES);
+            if let Ok(batch) = read_log::open(&bytes) {
+                candidates.push(("read_log_object", text_of(&batch).as_bytes().to_vec()));
+                candidates.push(("read_log_object", bytes));
+                continue;
+            }
             match pack::open_trailer(&bytes[end..]) {
                 Ok((length, _)) => {
                     let footer = &bytes[end - length..end];
