@@ -352,6 +352,41 @@ impl Store {
         }
     }
 
+    /// One attempt to create the object, for what may as well be written another time: it is not repeated, takes nothing
+    /// of what others may repeat, and says nothing of an outage. The outcome is looked at only after *exists*.
+    ///
+    /// Safe to drop, and to repeat with the same bytes until the outcome is known.
+    pub async fn offer(&self, key: &ObjectKey, bytes: &Bytes) -> Result<Put, StoreError> {
+        let place = self.place(key.role);
+        let length = bytes.len() as u64;
+        let limit = retry::attempt_limit(length, self.timeout);
+        let turn = self.turn(&self.uploads, key, length).await?;
+        self.requests.writes.fetch_add(1, Ordering::Relaxed);
+        let start = Instant::now();
+        let outcome = tokio::time::timeout(limit, place.create(&key.path, bytes.clone())).await;
+        self.requests.meter.count(Request::Put, key.role, Outcome::of(&outcome), start.elapsed());
+        drop(turn);
+        let unavailable = |why: String| StoreError::Unavailable { key: key.clone(), why };
+        let silent = |_| "no answer before the deadline".to_owned();
+        match outcome.map_err(silent).map_err(unavailable)? {
+            Ok(()) => {
+                self.requests.bytes_out.fetch_add(length, Ordering::Relaxed);
+                return Ok(Put::Ours);
+            }
+            Err(Failure::Exists) => {}
+            Err(Failure::Denied(why)) => return Err(StoreError::Denied { key: key.clone(), why }),
+            Err(failure) => return Err(unavailable(failure.to_string())),
+        }
+        self.requests.reads.fetch_add(1, Ordering::Relaxed);
+        let start = Instant::now();
+        let outcome = tokio::time::timeout(limit, place.get(&key.path, None)).await;
+        self.requests.meter.count(Request::Get, key.role, Outcome::of(&outcome), start.elapsed());
+        let found = outcome.map_err(silent).map_err(unavailable)?;
+        let found = found.map_err(|failure| unavailable(failure.to_string()))?;
+        self.requests.bytes_in.fetch_add(found.len() as u64, Ordering::Relaxed);
+        Ok(if found == *bytes { Put::Ours } else { Put::Theirs(found) })
+    }
+
     /// Whether what lies there is what was given. Other bytes are *theirs* only if they prove themselves, or came twice:
     /// ours that went wrong on their way would otherwise be given up as another's.
     async fn compare(
@@ -544,6 +579,20 @@ mod tests {
         assert_eq!(store.put_new(&key(&store), &Bytes::from_static(b"a")).await.unwrap(), Put::Ours);
         assert_eq!(faults.writes(), 2);
         assert_eq!(store.requests.retries.load(Ordering::Relaxed), 2, "the look counts, and the second write");
+    }
+
+    #[tokio::test]
+    async fn an_offer_is_one_attempt_and_may_be_made_again() {
+        let (store, faults) = faulty();
+        let (key, bytes) = (key(&store), Bytes::from_static(b"a"));
+        faults.at_write(0, Fault::Fail);
+        assert!(matches!(store.offer(&key, &bytes).await, Err(StoreError::Unavailable { .. })));
+        faults.at_write(0, Fault::LoseAnswer);
+        assert!(matches!(store.offer(&key, &bytes).await, Err(StoreError::Unavailable { .. })));
+        assert_eq!(store.offer(&key, &bytes).await.unwrap(), Put::Ours, "it was there");
+        let others = Bytes::from_static(b"b");
+        assert_eq!(store.offer(&key, &others).await.unwrap(), Put::Theirs(bytes));
+        assert_eq!((faults.writes(), store.requests.retries.load(Ordering::Relaxed)), (4, 0));
     }
 
     #[tokio::test]

@@ -72,10 +72,26 @@ fn lasting(error: &Error) -> bool {
         let status = text.split("status code: ").nth(1).unwrap_or_default();
         let client = status.starts_with('4') && !status.starts_with("408") && !status.starts_with("429");
         let moved = status.starts_with('3');
-        return client || moved || no_credentials(&text);
+        return client || moved || no_credentials(&text) || is_forbidden(error);
     }
     // A scheme of errors that is not the network's: rights, names, what the store cannot do.
     !matches!(error, Error::JoinError { .. })
+}
+
+/// Whether a directory may not be written to, or not be read. A network that forbids something may allow it in a moment.
+fn is_forbidden(error: &Error) -> bool {
+    if !matches!(error, Error::Generic { store: "LocalFileSystem", .. }) {
+        return false;
+    }
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(kind, Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)) {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
 }
 
 /// Whether what failed is the search for credentials, not a request to the store.
