@@ -229,14 +229,18 @@ pub struct Context {
 
 /// Who commits: an option of a context, and of a mount.
 pub const CONTRIBUTOR: &str = "contributor";
+/// Whether reads are logged in the store: an option of a context, and of a mount.
+pub const READ_LOG: &str = "readlog";
 /// Options of a context that are not its store's.
-pub const OWN_OPTIONS: &[&str] = &[CONTRIBUTOR];
+pub const OWN_OPTIONS: &[&str] = &[CONTRIBUTOR, READ_LOG];
 
 /// See [`Context::own_options`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OwnOptions {
     /// Who commits, whoever it is.
     pub contributor: Option<Contributor>,
+    /// Whether reads are logged.
+    pub read_log: Option<bool>,
 }
 
 /// The file's text.
@@ -294,6 +298,12 @@ impl Context {
             let parsed = text.parse().map_err(|why: NameError| refused(CONTRIBUTOR, text, why.to_string()))?;
             own.contributor = Some(parsed);
         }
+        own.read_log = match self.options.get(READ_LOG).map(String::as_str) {
+            None => None,
+            Some("on") => Some(true),
+            Some("off") => Some(false),
+            Some(text) => return Err(refused(READ_LOG, text, "on or off".to_owned())),
+        };
         Ok(own)
     }
 

@@ -26,6 +26,7 @@ pub mod known;
 mod lineage;
 pub mod namespace;
 pub mod node;
+pub mod read_log;
 mod remembered;
 pub mod shown;
 pub mod xattrs;
@@ -389,8 +390,8 @@ impl Vfs {
         matches!(self.root(), Node::Row { .. })
     }
 
-    /// Bytes of a file, cut at its end, in parts.
-    pub async fn read(&self, ino: Ino, range: Range<u64>) -> Result<Vec<Bytes>, VfsError> {
+    /// Bytes of a file, cut at its end, in parts, for the user `uid`.
+    pub async fn read(&self, ino: Ino, range: Range<u64>, uid: u32) -> Result<Vec<Bytes>, VfsError> {
         match self.node(ino)? {
             Node::Staged { slot, ino } => Ok(vec![self.tree(slot)?.read(ino, range).await?]),
             Node::Row { slot, row } => {
@@ -399,7 +400,7 @@ impl Vfs {
                 let chunk: ChunkSize = snapshot.descriptor().chunk_size;
                 let parts = snapshot.reader().read_parts(&file, chunk, range).await;
                 let parts = parts.map_err(crate::snapshot::SnapshotError::from)?;
-                self.note_read(slot, parts.iter().map(|part| part.len() as u64).sum());
+                self.note_read(slot, row, uid, parts.iter().map(|part| part.len() as u64).sum());
                 Ok(parts)
             }
             Node::Name(NameNode::Text(scope, text)) => {

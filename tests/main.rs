@@ -25,6 +25,7 @@ mod suites {
     mod posix;
     mod power;
     mod proxy;
+    mod reads;
     mod refusals;
     mod replaced;
     mod scripts;

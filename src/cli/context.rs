@@ -660,6 +660,7 @@ mod tests {
         set("contributor", "Ada").unwrap();
         assert!(set("contributor", "a\tb").unwrap_err().message.contains("contributor="));
         set("contributor", "").unwrap();
+        assert!(set("readlog", "maybe").unwrap_err().message.contains("readlog=maybe"));
         let options = host.places.context(&name).unwrap().options;
         assert_eq!(options, [("endpoint".to_owned(), "http://x".to_owned())].into());
     }

@@ -187,6 +187,7 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
         dev: options.dev,
         exec: options.exec,
     };
+    let read_log = vfs.read_log().cloned();
     let session = session::mount(vfs, &config, runtime.handle().clone());
     let session = session.map_err(|why| Failure::new("failed", format!("{}: {why}", dir.display())))?;
     if root {
@@ -207,6 +208,10 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     }
     let outcome = session.serve();
     tracing::info!("unmounted {}", args.source);
+    // The staging trees went with the session: whoever mounts them next need not wait for this.
+    if let Some(log) = read_log {
+        runtime.block_on(log.finish());
+    }
     outcome.map_err(|why| Failure::new("failed", format!("{}: {why}", dir.display())))
 }
 
@@ -239,6 +244,8 @@ fn settings(
             .ok_or_else(|| Failure::usage(format!("DATAMON_FAULT={name}: no such place")))?,
     };
     let (uid, gid) = sys::identity();
+    let own = context.own_options()?;
+    let logs_reads = options.read_log.or(own.read_log).unwrap_or(true);
     Ok(Settings {
         context: context.name.to_string(),
         source: args.source.clone(),
@@ -260,7 +267,7 @@ fn settings(
             umask: options.umask,
         },
         acl: options.acl,
-        identity: identity::of(host, options, &context.own_options()?)?,
+        identity: identity::of(host, options, &own)?,
         sync_commits: options.commit_at_sync,
         umount_commits: options.commit_at_umount,
         message: options.message.clone(),
@@ -268,8 +275,9 @@ fn settings(
         fail_if_diverged: options.fail_if_diverged,
         notices: notices(uid, options),
         database_memory: DatabaseMemory::new((options.memory / 4) as usize),
-        // What is left beside the databases, and in serve() a quarter for content and an eighth for ranges.
-        pack_memory: (options.memory / 8 * 3) as usize,
+        read_log_memory: logs_reads.then_some((options.memory / 32) as usize),
+        // What is left beside the databases and reads, and in serve() a quarter for content and an eighth for ranges.
+        pack_memory: (options.memory / 32 * 11) as usize,
         uploads: options.requests.0,
         faults: Arc::new(faults),
     })

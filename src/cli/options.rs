@@ -76,6 +76,8 @@ pub struct MountOptions {
     pub umask: u16,
     /// POSIX ACLs.
     pub acl: bool,
+    /// Reads are logged in the store; `None`: as the context says.
+    pub read_log: Option<bool>,
     /// Where numbers are served.
     pub metrics: Option<SocketAddr>,
     /// A mount that is there is to change.
@@ -151,6 +153,8 @@ pub const OPTIONS: &[OptionText] = texts! {
         "permission bits that no file is shown with, in octal; what is stored stays";
     "acl", "off", "acl",
         "POSIX ACLs: they are shown, changed (setfacl), inherited, and decide; without it what is stored stays";
+    "readlog=on|off", "on", "readlog=off",
+        "whether the store is told who read which files of which bundle; before the context's (context edit --option)";
     "metrics=ADDR:PORT", "", "metrics=127.0.0.1:9100",
         "serve Prometheus' text at http://ADDR:PORT/metrics, the same as .datamon/stats";
 };
@@ -268,6 +272,7 @@ impl MountOptions {
             gid: None,
             umask: 0,
             acl: false,
+            read_log: None,
             metrics: None,
             remount: false,
             refresh: Duration::from_secs(1),
@@ -373,6 +378,7 @@ impl MountOptions {
                 let bits = u16::from_str_radix(value, 8).ok().filter(|bits| *bits <= 0o777);
                 self.umask = bits.ok_or_else(|| bad("octal bits up to 777: 022"))?;
             }
+            "readlog" => self.read_log = Some(one_of("on", "off")?),
             "metrics" => {
                 let address = value.parse().map_err(|_| bad("an address and a port: 127.0.0.1:9100"))?;
                 self.metrics = Some(address);

@@ -502,8 +502,8 @@ impl Filesystem for Dispatch {
             return reply.data(&text[start..(start + size as usize).min(text.len())]);
         }
         let vfs = self.vfs.clone();
-        let range = offset..offset.saturating_add(size.into());
-        self.answer(request, Operation::Read, async move { vfs.read(ino.0, range).await }, reply);
+        let (range, uid) = (offset..offset.saturating_add(size.into()), request.uid());
+        self.answer(request, Operation::Read, async move { vfs.read(ino.0, range, uid).await }, reply);
     }
 
     fn write(

@@ -14,6 +14,7 @@ use super::follow::Kernel;
 use super::identity::Identity;
 use super::lineage::Lineage;
 use super::node::{Ino, NameNode, Node, ROOT_INO, RepoKey, Scope, Through, ViewKey};
+use super::read_log::ReadLog;
 use super::remembered::Remembered;
 use super::shown::Shown;
 use super::{Found, Listed, Shared, Trees, Ttl, Views, control, namespace_directory};
@@ -126,6 +127,8 @@ pub struct Settings {
     pub pack_memory: usize,
     /// Packs of each tree on their way at once, as far as that memory allows.
     pub uploads: usize,
+    /// Bytes that reads may take before they are logged in the store; `None`: they are not logged.
+    pub read_log_memory: Option<usize>,
     /// Places to stop at, for tests.
     pub faults: Arc<Faults>,
 }
@@ -158,8 +161,9 @@ pub struct Vfs {
     pub operations: Operations,
     names: Shared<Names>,
     pub(super) trees: Shared<Trees>,
-    pub(super) views: Shared<Views>,
+    pub(super) views: Arc<Shared<Views>>,
     pub(super) lineage: Arc<Lineage>,
+    read_log: Option<Arc<ReadLog>>,
     pub(super) opening: tokio::sync::Mutex<()>,
     pub(super) remembered: Remembered,
     pub(super) control: control::Control,
@@ -178,6 +182,10 @@ impl Vfs {
         source: Source,
     ) -> Result<Arc<Self>, VfsError> {
         let mounted = store.clock.now();
+        let views = Arc::new(Shared::new(Views::default()));
+        let read_log = settings
+            .read_log_memory
+            .map(|memory| ReadLog::start(store.clone(), views.clone(), settings.identity.clone(), memory));
         let vfs = Arc::new_cyclic(|me| Self {
             store,
             reader,
@@ -189,8 +197,9 @@ impl Vfs {
             operations: Operations::default(),
             names: Shared::new(Names { nodes: Vec::new(), numbers: HashMap::new() }),
             trees: Shared::default(),
-            views: Shared::default(),
+            views,
             lineage: Arc::default(),
+            read_log,
             opening: tokio::sync::Mutex::new(()),
             remembered: Remembered::default(),
             control: control::Control::default(),
@@ -276,6 +285,11 @@ impl Vfs {
     /// When it was mounted.
     pub fn mounted(&self) -> Timestamp {
         self.mounted
+    }
+
+    /// What tells the store which files were read, if that is wanted.
+    pub fn read_log(&self) -> Option<&Arc<ReadLog>> {
+        self.read_log.as_ref()
     }
 
     /// The store behind it.

@@ -1,5 +1,7 @@
 //! Nodes and their numbers.
 
+use std::fmt;
+
 use crate::model::id::{BundleId, RepoId};
 use crate::model::name::{LATEST, LabelName, RepoName};
 use crate::snapshot::RowId;
@@ -36,6 +38,18 @@ pub enum Through {
     Label(LabelName),
     /// `at/<time>`.
     Time(String),
+}
+
+impl fmt::Display for Through {
+    /// Its path in the repo; of `bundles/ID` the first word.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bundle => f.write_str("bundles"),
+            Self::Latest => write!(f, "labels/{LATEST}"),
+            Self::Label(label) => write!(f, "labels/{label}"),
+            Self::Time(time) => write!(f, "at/{time}"),
+        }
+    }
 }
 
 /// A root under which a snapshot is seen; two views never share numbers.

@@ -209,11 +209,12 @@ impl Vfs {
             return;
         }
         *self.control.lease.lock().expect("nothing panics while it holds the lease") = Some(self.store().clock.now());
-        // A helper that died cannot thaw: its lease does.
-        let vfs = self.clone();
+        // A helper that died cannot thaw: its lease does. A mount that is gone is kept by nobody here, with its trees.
+        let vfs = Arc::downgrade(self);
         tokio::spawn(async move {
-            while vfs.control.frozen.load(Ordering::Acquire) {
+            loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
+                let Some(vfs) = vfs.upgrade().filter(|vfs| vfs.control.frozen.load(Ordering::Acquire)) else { return };
                 let renewed = *vfs.control.lease.lock().expect("nothing panics while it holds the lease");
                 let age = renewed.map_or(u64::MAX, |at| vfs.store().clock.now().millis().saturating_sub(at.millis()));
                 if u128::from(age) > LEASE.as_millis() {

@@ -1,14 +1,16 @@
 //! `reads`: which versions were read through this mount, since when, and how much.
 //!
 //! What the kernel answers from its own memory does not come by here: a version that is read a second time may not be
-//! counted a second time.
+//! counted a second time. Which files those were is told to the store only ([`crate::vfs::read_log`]).
 
 use std::collections::BTreeMap;
 
 use super::Vfs;
 use crate::model::clock::Timestamp;
+use crate::snapshot::{RowId, Table};
 use crate::vfs::Shared;
-use crate::vfs::node::{RepoKey, Through};
+use crate::vfs::node::RepoKey;
+use crate::vfs::read_log::Key;
 
 /// By the slot of the view.
 pub(super) type Reads = Shared<BTreeMap<usize, Read>>;
@@ -23,9 +25,13 @@ pub(super) struct Read {
 }
 
 impl Vfs {
-    /// Notes that so many bytes of a version were read.
-    pub(in crate::vfs) fn note_read(&self, slot: usize, bytes: u64) {
+    /// Notes that so many bytes of a version's file were read: here, and in the log that goes to the store.
+    pub(in crate::vfs) fn note_read(&self, slot: usize, row: RowId, uid: u32, bytes: u64) {
         let now = self.store().clock.now();
+        // Only what lies in the files' table has bytes, and of views there are fewer than bits in an inode's number.
+        if let (Some(log), Table::Files, Ok(slot)) = (self.read_log(), row.table, u32::try_from(slot)) {
+            log.note(Key { slot, row: row.ordinal, uid }, bytes, now);
+        }
         let mut reads = self.control.reads.lock().expect("nothing panics while it holds the reads");
         let read = reads.entry(slot).or_insert(Read { first: now, last: now, count: 0, bytes: 0 });
         read.last = now;
@@ -42,13 +48,8 @@ impl Vfs {
             if repo.is_some_and(|repo| repo.id != view.repo.id) {
                 continue;
             }
-            let way = match &view.through {
-                Through::Bundle => "bundles".to_owned(),
-                Through::Latest => "labels/latest".to_owned(),
-                Through::Label(label) => format!("labels/{label}"),
-                Through::Time(time) => format!("at/{time}"),
-            };
-            text += &format!("{}\t{}\t{way}\t{first}\t{last}\t{count}\t{bytes}\n", view.repo.name, view.bundle);
+            let (repo, bundle, way) = (view.repo.name, view.bundle, view.through);
+            text += &format!("{repo}\t{bundle}\t{way}\t{first}\t{last}\t{count}\t{bytes}\n");
         }
         text
     }

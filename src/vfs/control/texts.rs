@@ -432,6 +432,8 @@ impl Vfs {
         lines.extend(text(&self.control.last_commit).map(|text| format!("last_commit: {text}")));
         lines.extend(text(&self.control.last_error).map(|text| format!("last_error: {}", one_line(&text))));
         lines.extend(settings.notices.iter().map(|notice| format!("notice: {notice}")));
+        let unlogged = self.read_log().and_then(|log| log.notice());
+        lines.extend(unlogged.map(|notice| format!("notice: {}", one_line(notice))));
         let requests = &self.store().requests;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         lines.push(format!(
