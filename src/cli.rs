@@ -69,6 +69,9 @@ enum Command {
         /// A path in the mount
         path: std::path::PathBuf,
     },
+    /// The process that ends the connection of a mount whose daemon was killed and cannot
+    #[command(hide = true)]
+    Keeper(mount::keeper::KeeperArgs),
     /// Contexts: where data sets live
     ///
     /// A context is one instance of datamon in a store. What is kept here is how this host reaches it: no secrets.
@@ -103,6 +106,10 @@ pub fn main() -> ExitCode {
         Command::Mount(args) => for_mount_8(&host, mount::run(&args, &host)),
         Command::Umount(args) => for_mount_8(&host, umount::run(&args, &host)),
         Command::Submit { verb, path } => output::finish(true, control::submit(&path, &verb)),
+        Command::Keeper(args) => {
+            mount::keeper::run(&args);
+            ExitCode::SUCCESS
+        }
         Command::Context(command) => context::run(command, &host),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut visible(&CommandLine::command()), "datamon", &mut std::io::stdout());

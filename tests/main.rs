@@ -17,6 +17,7 @@ mod suites {
     mod install;
     mod instants;
     mod kernel;
+    mod killed;
     mod lineage;
     mod logs;
     mod look_around;

@@ -4,6 +4,7 @@
 //! again with `-f --child`; the child says one line on its stdout, `ready` or the refusal, and lives on alone.
 
 mod identity;
+pub mod keeper;
 mod place;
 pub mod remount;
 
@@ -192,6 +193,11 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     let session = session.map_err(|why| Failure::new("failed", format!("{}: {why}", dir.display())))?;
     if root {
         place::remember(&args.source, &dir, options.network || context.is_elsewhere());
+    }
+    if let Some(number) = session.number()
+        && let Err(why) = keeper::start(number, &dir)
+    {
+        tracing::warn!(%why, "no keeper: if this daemon is killed, who works in the mount may wait until it is mounted again");
     }
     let leaving = dir.clone();
     std::thread::spawn(move || {

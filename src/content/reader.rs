@@ -113,7 +113,7 @@ pub struct ContentReader {
     /// Small-file blocks and metadata.
     cache: Cache<Wanted, Cached>,
     /// What the store did not answer for a moment ago.
-    refused: Cache<Place, ContentError>,
+    refused: Cache<Place, (Instant, ContentError)>,
     streams: Mutex<Streams>,
     sweeps: Mutex<Sweeps>,
     /// Whether chunks are compared with their ids. Without that wrong bytes pass: for measuring the price alone.
@@ -158,7 +158,7 @@ impl ContentReader {
             .build();
         let streams = Mutex::new(Streams::new(cache_bytes / 4));
         let sweeps = Mutex::new(Sweeps::new(swept));
-        let refused = Cache::builder().max_capacity(REFUSALS_MAX).time_to_live(REFUSED_FOR).build();
+        let refused = Cache::builder().max_capacity(REFUSALS_MAX).build();
         let (asked, missed) = (AtomicU64::new(0), AtomicU64::new(0));
         Self { store, chunks, cache, refused, streams, sweeps, verifies, asked, missed }
     }
@@ -356,12 +356,15 @@ impl ContentReader {
         place: Place,
         fetch: impl Future<Output = Result<T, ContentError>>,
     ) -> Result<T, ContentError> {
-        if let Some(refusal) = self.refused.get(&place).await {
-            return Err(refusal);
+        if let Some((since, refusal)) = self.refused.get(&place).await {
+            if since.elapsed() < REFUSED_FOR {
+                return Err(refusal);
+            }
+            self.refused.invalidate(&place).await;
         }
         let outcome = fetch.await;
         if let Err(refusal @ ContentError::Store(StoreError::Unavailable { .. })) = &outcome {
-            self.refused.insert(place, refusal.clone()).await;
+            self.refused.insert(place, (Instant::now(), refusal.clone())).await;
         }
         outcome
     }

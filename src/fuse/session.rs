@@ -76,6 +76,7 @@ impl MountConfig {
 /// A mount that has come up; its requests wait for [`Session::serve`].
 pub struct Session {
     session: fuser::Session<Dispatch>,
+    number: Option<String>,
 }
 
 /// Mounts, and answers the kernel's first word. Requests that wait move to `runtime`.
@@ -94,15 +95,15 @@ pub fn mount(vfs: Arc<Vfs>, config: &MountConfig, runtime: tokio::runtime::Handl
     }));
     let device = session.as_fd().try_clone_to_owned()?;
     pace.watch(device.try_clone()?.into());
-    let number = device_of(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(), &config.dir);
+    let number = device_at(&config.dir);
     raise_read_ahead(number.as_deref());
     vfs.set_kernel(Arc::new(KernelCache {
         notifier: session.notifier(),
         device: device.into(),
         dir: config.dir.clone(),
-        number: number.unwrap_or_default(),
+        number: number.clone().unwrap_or_default(),
     }));
-    Ok(Session { session })
+    Ok(Session { session, number })
 }
 
 /// The kernel's cache of names and inodes of this mount.
@@ -156,6 +157,11 @@ fn prune_message(inos: &[Ino]) -> Vec<u8> {
 }
 
 impl Session {
+    /// The mount's file system, as `MAJ:MIN`.
+    pub fn number(&self) -> Option<&str> {
+        self.number.as_deref()
+    }
+
     /// Serves until the mount is gone.
     pub fn serve(self) -> io::Result<()> {
         self.session.run()
@@ -208,7 +214,12 @@ fn raise_read_ahead(device: Option<&str>) {
     }
 }
 
-/// `MAJ:MIN` of the newest mount at `target` (proc_pid_mountinfo(5)).
+/// `MAJ:MIN` of the newest mount at `target`, as this process sees it. Asks nothing of the mount.
+pub fn device_at(target: &Path) -> Option<String> {
+    device_of(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(), target)
+}
+
+/// The same, of a table as proc_pid_mountinfo(5) has it.
 fn device_of(mountinfo: &str, target: &Path) -> Option<String> {
     let line = mountinfo.lines().rev().find(|line| {
         let point = line.split(' ').nth(4).unwrap_or_default();

@@ -6,7 +6,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -220,6 +223,41 @@ pub fn is_in_use(target: &Path) -> bool {
 /// `fuse_umount_begin` of fs/fuse/inode.c). The mount itself may stay.
 pub fn abort_connection(target: &Path) -> io::Result<()> {
     umount(target, libc::MNT_FORCE)
+}
+
+/// Lets `child` be told when the thread that starts it ends (prctl(2), PR_SET_PDEATHSIG): see
+/// [`wait_for_the_parents_end`].
+pub fn tell_of_the_parents_end(child: &mut Command) {
+    // SAFETY: between fork and exec only calls that are safe in a signal handler are made; the set is a local.
+    unsafe {
+        child.pre_exec(|| {
+            let set = parents_end();
+            check(libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()))?;
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGUSR1))
+        })
+    };
+}
+
+/// Waits for the end of the thread that started this process by [`tell_of_the_parents_end`].
+pub fn wait_for_the_parents_end() {
+    let (set, mut signal) = (parents_end(), 0);
+    // SAFETY: both are locals that live during the call.
+    unsafe { libc::sigwait(&set, &mut signal) };
+}
+
+fn parents_end() -> libc::sigset_t {
+    // SAFETY: all-zero bytes are a valid sigset_t, which sigemptyset sets up; the calls get pointers to it.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGUSR1);
+        set
+    }
+}
+
+/// A descriptor of the place `path` itself, of whatever file system: nothing is asked of it, and it cannot be unmounted.
+pub fn open_place(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_PATH).open(path)
 }
 
 /// Whether SIGKILL is among pending signals, as /proc/PID/status says them (`SigPnd`, `ShdPnd`).

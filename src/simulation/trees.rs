@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 
@@ -371,7 +372,7 @@ impl HostState {
         Ok("gave up its intent".to_owned())
     }
 
-    /// Commits what is left.
+    /// Commits what is left, as somebody does who tries again a moment after a refusal: the same one answers until then.
     async fn finish(&self, store: &Arc<Store>, rng: Rng) -> Result<String, String> {
         let mut said = String::new();
         for _ in 0..20 {
@@ -384,6 +385,7 @@ impl HostState {
                 Err(why) => Err(why),
             };
             said = outcome.unwrap_or_else(|why| why);
+            tokio::time::sleep(Duration::from_secs(1)).await;
             // What a removed base held is gone, and was given up by who removed it.
             if said.contains("was purged") || said.contains("not in the store") || said.contains("no such bundle") {
                 *self.is_settled.lock().unwrap() = true;

@@ -95,14 +95,23 @@ fn was_killed(dir: &Path) -> bool {
         if line.split(|byte| *byte == 0).any(|word| word == dir.as_os_str().as_bytes()) {
             return false;
         }
-        // The first thread is a zombie while another one has not ended.
-        let threads = fs::read_dir(process.path().join("task")).map_or(0, Iterator::count);
         let is_zombie = value("State:").is_some_and(|state| state.starts_with('Z'));
         let mut pending =
             ["SigPnd:", "ShdPnd:"].into_iter().filter_map(|key| u64::from_str_radix(value(key)?, 16).ok());
-        is_dying |= if is_zombie { threads > 1 } else { pending.any(sys::is_kill_pending) };
+        is_dying |= if is_zombie { has_other_threads(&process.path()) } else { pending.any(sys::is_kill_pending) };
     }
     is_dying
+}
+
+/// Whether the first thread of a process has ended, and another one has not.
+pub fn is_half_dead(process: u32) -> bool {
+    let process = Path::new("/proc").join(process.to_string());
+    let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && line.contains('Z')) && has_other_threads(&process)
+}
+
+fn has_other_threads(process: &Path) -> bool {
+    fs::read_dir(process.join("task")).map_or(0, Iterator::count) > 1
 }
 
 /// Refuses a mount that would hide its own files, and a state directory that is itself on FUSE.
