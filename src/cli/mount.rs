@@ -171,7 +171,7 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     let store = store.map_err(|why| Failure::from(why).about(&args.source))?;
     let make_reader = if options.verify { ContentReader::new } else { ContentReader::unverified };
     let reader = make_reader(store.clone(), options.memory / 4);
-    let ranges = RangeCache::new(options.memory / 8);
+    let ranges = RangeCache::new(options.memory / 32 * 3);
     let vfs = runtime.block_on(Vfs::new(store, reader, ranges, settings, source));
     let vfs = vfs.map_err(|why| Failure::new("failed", format!("{}: {why}", args.source)))?;
 
@@ -282,8 +282,8 @@ fn settings(
         notices: notices(uid, options),
         database_memory: DatabaseMemory::new((options.memory / 4) as usize),
         read_log_memory: logs_reads.then_some((options.memory / 32) as usize),
-        // What is left beside the databases and reads, and in serve() a quarter for content and an eighth for ranges.
-        pack_memory: (options.memory / 32 * 11) as usize,
+        // What is left beside the databases and reads, and in serve() a quarter for content and 3/32 for ranges.
+        pack_memory: (options.memory / 8 * 3) as usize,
         uploads: options.requests.0,
         faults: Arc::new(faults),
     })
