@@ -543,7 +543,7 @@ mod tests {
     #[test]
     fn what_mount_8_adds_is_let_through() {
         let options = parse("rw,_netdev,nofail,user,x-systemd.automount,comment=mine").unwrap();
-        assert_eq!(options, MountOptions::defaults(true));
+        assert_eq!(options, MountOptions { network: true, ..MountOptions::defaults(true) });
     }
 
     #[test]

@@ -336,11 +336,11 @@ fn each_tree_counts_what_was_open_since_its_own_commit_and_a_failed_one_is_none(
     assert_eq!(derived_from(&mnt.join("survey"), &of_survey), expected, "this tree was not committed since");
     assert_eq!(derived_from(&census, &commit(&host, &staging, &[])), Vec::<String>::new());
 
-    // Somebody else's bundle makes the next commit fail.
+    // Somebody else's bundle makes the next commit fail: a clean tree would follow it.
+    fs::write(staging.join("late"), "late").unwrap();
     let elsewhere = place.host(&dir.path().join("two"), "add");
     let theirs = elsewhere.mount("prod/census", "refresh=100ms");
     let foreign = commit(&elsewhere, &theirs.join("staging"), &[]);
-    fs::write(staging.join("late"), "late").unwrap();
     fs::read(mnt.join("survey/bundles").join(&two).join("f")).unwrap();
     let refused = host.datamon(["commit", staging.to_str().unwrap()]).output().unwrap();
     assert!(!refused.status.success() && text(&refused).contains("latest is"), "{}", text(&refused));
