@@ -594,6 +594,9 @@ fn busy_mount(place: &Place, dir: &Path, options: &str) -> (Host, PathBuf) {
     (host, mnt)
 }
 
+/// Bytes of a file that is one chunk, and too large to be fetched with its neighbours.
+const LARGE_BYTES: usize = 600_000;
+
 /// Reads these files all at once; answers how each read went.
 fn read_all(mnt: &Path, names: std::ops::Range<u64>) -> Vec<(bool, Duration)> {
     std::thread::scope(|scope| {
@@ -601,7 +604,7 @@ fn read_all(mnt: &Path, names: std::ops::Range<u64>) -> Vec<(bool, Duration)> {
             .map(|name| {
                 scope.spawn(move || {
                     let (read, took) = timed_read(&mnt.join(name.to_string()));
-                    let is_right = read.map(|bytes| assert!(bytes == noise(900 + name, 100_000), "wrong bytes"));
+                    let is_right = read.map(|bytes| assert!(bytes == noise(900 + name, LARGE_BYTES), "wrong bytes"));
                     (is_right.is_ok(), took)
                 })
             })
@@ -622,7 +625,7 @@ fn a_busy_store_is_left_alone_for_as_long_as_it_asks_and_never_asked_in_step_or_
     let (place, proxy) = server.behind_proxy("busy");
     let (one, staging) = staging_of(&place, &dir.path().join("first"), "timeout=30s");
     for name in 0..12 {
-        fs::write(staging.join(name.to_string()), noise(900 + name, 100_000)).unwrap();
+        fs::write(staging.join(name.to_string()), noise(900 + name, LARGE_BYTES)).unwrap();
     }
     // A write too is repeated, and looked for, no earlier than the store asks.
     let mut asked = BTreeSet::new();
