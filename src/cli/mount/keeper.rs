@@ -65,12 +65,15 @@ pub fn run(args: &KeeperArgs) {
     }
     let since = Instant::now();
     while since.elapsed() < PATIENCE {
-        if !place::is_half_dead(args.daemon) {
+        if place::has_ended(args.daemon) {
             return;
         }
         std::thread::sleep(STEP);
     }
-    end_connection(&args.number, &args.dir);
+    // Whoever signals a keeper for fun ends no mount that is well.
+    if place::is_half_dead(args.daemon) {
+        end_connection(&args.number, &args.dir);
+    }
 }
 
 /// Ends the connection of the file system `number`, mounted at `dir`. The mount stays, and answers ENOTCONN: who writes

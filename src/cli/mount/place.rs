@@ -105,9 +105,22 @@ fn was_killed(dir: &Path) -> bool {
 
 /// Whether the first thread of a process has ended, and another one has not.
 pub fn is_half_dead(process: u32) -> bool {
-    let process = Path::new("/proc").join(process.to_string());
-    let status = fs::read_to_string(process.join("status")).unwrap_or_default();
-    status.lines().any(|line| line.starts_with("State:") && line.contains('Z')) && has_other_threads(&process)
+    has_first_ended(process) && has_other_threads(&directory_of(process))
+}
+
+/// Whether nothing of a process runs any more.
+pub fn has_ended(process: u32) -> bool {
+    let directory = directory_of(process);
+    !directory.exists() || (has_first_ended(process) && !has_other_threads(&directory))
+}
+
+fn directory_of(process: u32) -> PathBuf {
+    Path::new("/proc").join(process.to_string())
+}
+
+fn has_first_ended(process: u32) -> bool {
+    let status = fs::read_to_string(directory_of(process).join("status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && line.contains('Z'))
 }
 
 fn has_other_threads(process: &Path) -> bool {
