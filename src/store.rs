@@ -382,7 +382,10 @@ impl Store {
         let outcome = tokio::time::timeout(limit, place.get(&key.path, None)).await;
         self.requests.meter.count(Request::Get, key.role, Outcome::of(&outcome), start.elapsed());
         let found = outcome.map_err(silent).map_err(unavailable)?;
-        let found = found.map_err(|failure| unavailable(failure.to_string()))?;
+        let found = found.map_err(|failure| match failure {
+            Failure::Denied(why) => StoreError::Denied { key: key.clone(), why },
+            failure => unavailable(failure.to_string()),
+        })?;
         self.requests.bytes_in.fetch_add(found.len() as u64, Ordering::Relaxed);
         Ok(if found == *bytes { Put::Ours } else { Put::Theirs(found) })
     }

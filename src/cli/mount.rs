@@ -194,9 +194,9 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     if root {
         place::remember(&args.source, &dir, options.network || context.is_elsewhere());
     }
-    if let Some(number) = session.number()
-        && let Err(why) = keeper::start(number, &dir)
-    {
+    let unseen = || std::io::Error::other("the mount is not in /proc/self/mountinfo");
+    let keeper = session.number().ok_or_else(unseen).and_then(|number| keeper::start(number, &dir));
+    if let Err(why) = &keeper {
         tracing::warn!(%why, "no keeper: if this daemon is killed, who works in the mount may wait until it is mounted again");
     }
     let leaving = dir.clone();
@@ -213,6 +213,9 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
         let _ = std::io::stdout().flush();
     }
     let outcome = session.serve();
+    if let Ok(keeper) = keeper {
+        keeper.dismiss();
+    }
     tracing::info!("unmounted {}", args.source);
     // The staging trees went with the session: whoever mounts them next need not wait for this.
     if let Some(log) = read_log {

@@ -216,7 +216,8 @@ fn raise_read_ahead(device: Option<&str>) {
 
 /// `MAJ:MIN` of the newest mount at `target`, as this process sees it. Asks nothing of the mount.
 pub fn device_at(target: &Path) -> Option<String> {
-    device_of(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(), target)
+    // Another mount's point may be no UTF-8.
+    device_of(&String::from_utf8_lossy(&fs::read("/proc/self/mountinfo").unwrap_or_default()), target)
 }
 
 /// The same, of a table as proc_pid_mountinfo(5) has it.

@@ -226,12 +226,13 @@ pub fn abort_connection(target: &Path) -> io::Result<()> {
 }
 
 /// Lets `child` be told when the thread that starts it ends (prctl(2), PR_SET_PDEATHSIG): see
-/// [`wait_for_the_parents_end`].
+/// [`wait_for_the_parents_end`]. It has a session of its own: no terminal ends it.
 pub fn tell_of_the_parents_end(child: &mut Command) {
     // SAFETY: between fork and exec only calls that are safe in a signal handler are made; the set is a local.
     unsafe {
         child.pre_exec(|| {
             let set = parents_end();
+            libc::setsid();
             check(libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()))?;
             check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGUSR1))
         })

@@ -22,9 +22,12 @@ use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, Put
 use crate::model::clock::Timestamp;
 use crate::model::limits::OBJECT_BYTES_MAX;
 
+use directory::Directory;
+
 use super::StoreError;
 use super::fault::{FaultStore, Faults};
 use super::wire::{self, Wire};
+mod directory;
 mod s3;
 
 /// Why one request failed, by what the caller can do about it.
@@ -139,8 +142,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 pub struct Place {
     store: Arc<dyn ObjectStore>,
     pages: Option<Arc<AmazonS3>>,
-    /// A directory, of which parts of objects are read without a detour.
-    directory: Option<Arc<LocalFileSystem>>,
+    /// Where it is a directory.
+    directory: Option<Directory>,
     prefix: String,
     wire: Arc<Wire>,
     /// The place's URL, for messages.
@@ -240,7 +243,8 @@ impl Place {
             LocalFileSystem::new_with_prefix(&dir).map_err(|why| unsupported(format!("{url}: {}", chain(&why))))?;
         // Without this a file is in the page cache only when its creation is acknowledged.
         let store = Arc::new(store.with_fsync(true));
-        Ok(Self { directory: Some(store.clone()), ..Self::with(url, store) })
+        let directory = Directory::open(store.clone(), dir).map_err(|why| unsupported(format!("{url}: {why}")))?;
+        Ok(Self { directory: Some(directory), ..Self::with(url, store) })
     }
 
     /// The store's own time, where its answers say it.
@@ -263,10 +267,24 @@ impl Place {
         whole.strip_prefix(&self.prefix).unwrap_or(whole).to_owned()
     }
 
+    /// Refuses a directory that is not the one that was opened.
+    async fn look(&self) -> Result<(), Failure> {
+        match &self.directory {
+            Some(directory) => directory.look().await,
+            None => Ok(()),
+        }
+    }
+
     /// The object, or a part of it.
     pub async fn get(&self, path: &str, range: Option<Range<u64>>) -> Result<Bytes, Failure> {
+        self.look().await?;
+        let found = self.read(path, range).await;
+        self.unless_elsewhere(found).await
+    }
+
+    async fn read(&self, path: &str, range: Option<Range<u64>>) -> Result<Bytes, Failure> {
         if let (Some(range), Some(directory)) = (&range, &self.directory) {
-            let file = directory.path_to_filesystem(&self.path(path))?;
+            let file = directory.store.path_to_filesystem(&self.path(path))?;
             return read_part(file, range.clone()).await;
         }
         let is_whole = range.is_none();
@@ -281,14 +299,25 @@ impl Place {
 
     /// The object's length.
     pub async fn len(&self, path: &str) -> Result<u64, Failure> {
-        Ok(self.store.head(&self.path(path)).await?.size)
+        self.look().await?;
+        let found = self.store.head(&self.path(path)).await;
+        self.unless_elsewhere(found.map(|meta| meta.size).map_err(Failure::from)).await
+    }
+
+    /// That something is not there is believed of the directory that was opened only.
+    async fn unless_elsewhere<T>(&self, found: Result<T, Failure>) -> Result<T, Failure> {
+        if matches!(found, Err(Failure::NotFound)) {
+            self.look().await?;
+        }
+        found
     }
 
     /// Creates the object, only if there is none.
     pub async fn create(&self, path: &str, bytes: Bytes) -> Result<(), Failure> {
+        self.look().await?;
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.store.put_opts(&self.path(path), bytes.into(), options).await.map_err(Failure::from) {
-            Ok(_) => Ok(()),
+            Ok(_) => self.look().await,
             // A bucket is made by its owner, never by us.
             Err(Failure::NotFound) => Err(Failure::Denied(format!("{}: there is no such bucket", self.url))),
             Err(failure) => Err(failure),
@@ -297,8 +326,10 @@ impl Place {
 
     /// All objects below `prefix` (which ends in `/`), sorted.
     pub async fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>, Failure> {
+        self.look().await?;
         let found = self.store.list(Some(&self.path(prefix))).map_ok(|meta| (self.relative(&meta.location), meta.size));
         let mut listed: Vec<_> = found.try_collect().await?;
+        self.look().await?;
         listed.sort();
         Ok(listed)
     }

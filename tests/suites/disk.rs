@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::harness::{Host, Place, SOON, inside, run, scratch, text, until, within};
+use super::harness::{Host, Place, SOON, inside, run, scratch, sync, text, until, within};
 use super::power::Disk;
 use super::writers::{Dice, Writer, a_repo, another_host_sees_the_same, judge, kill, mount, rounds, seed};
 
@@ -320,4 +320,44 @@ fn a_missing_data_file_is_eio_for_its_file_named_in_status_and_refuses_the_commi
     assert_eq!(fs::read(staging.join("dir/large")).unwrap(), large);
     another_host_sees_the_same(&place, dir.path(), &staging);
     one.umount(&mnt);
+}
+
+#[test]
+fn a_store_whose_disk_is_unmounted_refuses_the_commit_and_nothing_lands_below() {
+    if !inside("disk::a_store_whose_disk_is_unmounted_refuses_the_commit_and_nothing_lands_below") {
+        return;
+    }
+    let dir = scratch();
+    let (disk, store) = (dir.path().join("disk"), dir.path().join("store"));
+    fs::create_dir(&disk).unwrap();
+    fs::create_dir(&store).unwrap();
+    let appear = || run(Command::new("mount").arg("--bind").arg(&disk).arg(&store));
+    let vanish = || run(Command::new("umount").arg("-l").arg(&store));
+    appear();
+    let place = Place::directory(&store);
+    let one = place.host(&dir.path().join("one"), "create");
+    let mnt = one.mount("prod", "timeout=3s");
+    let staging = mnt.join("census/staging");
+    fs::create_dir(mnt.join("census")).unwrap();
+    fs::write(staging.join("f"), "f").unwrap();
+    sync(&staging);
+    let version = one.mount("prod/census/labels/latest", "ro");
+    assert_eq!(fs::read_to_string(version.join("f")).unwrap(), "f");
+
+    fs::write(staging.join("g"), "g").unwrap();
+    vanish();
+    let refused = one.datamon(["commit", staging.to_str().unwrap()]).output().unwrap();
+    assert!(!refused.status.success() && text(&refused).contains("mount it again"), "{}", text(&refused));
+    // It would tell the store now what was read.
+    one.umount(&version);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(fs::read_dir(&store).unwrap().count(), 0, "nothing is made in the directory below");
+    appear();
+    sync(&staging);
+    one.umount(&mnt);
+    let two = place.host(&dir.path().join("two"), "add");
+    let mnt = two.mount("prod", "ro");
+    assert_eq!(fs::read_to_string(mnt.join("census/labels/latest/g")).unwrap(), "g");
+    two.umount(&mnt);
+    vanish();
 }

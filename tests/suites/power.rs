@@ -174,6 +174,17 @@ fn kills_at_random_moments_lose_nothing_that_was_answered() {
     eprintln!("{rounds} kills, {steps} steps, seed {seed}");
 }
 
+/// The process that would end the connection of this daemon's mount.
+fn keeper_of(daemon: u32) -> u32 {
+    let is_keeper = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<_> = line.split(|byte| *byte == 0).collect();
+        words.get(1..3) == Some(&[b"keeper".as_slice(), daemon.to_string().as_bytes()])
+    };
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.into_iter().find(is_keeper).expect("a keeper")
+}
+
 /// Stores into mapped files until it is killed.
 const MAPPER: &str = r#"
 import mmap, os, random, sys, threading, time
@@ -215,7 +226,8 @@ fn a_mount_whose_daemon_was_killed_while_mapped_pages_were_written_is_replaced()
         let busy = busy.map(|command| command.arg(&mnt).stderr(std::process::Stdio::null()).spawn().unwrap());
         std::thread::sleep(Duration::from_millis(100 + dice.roll(900) as u64));
         let daemon = one.daemons(&mnt)[0];
-        run(Command::new("kill").args(["-9", &daemon.to_string()]));
+        // The keeper, too, as the end of a control group takes it: then it is for the next mount to end the connection.
+        run(Command::new("kill").args(["-9", &daemon.to_string(), &keeper_of(daemon).to_string()]));
         std::thread::sleep(Duration::from_millis(300));
         let threads = fs::read_dir(format!("/proc/{daemon}/task")).map_or(0, Iterator::count);
         endless += usize::from(threads > 1);

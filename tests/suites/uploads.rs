@@ -78,7 +78,7 @@ fn as_many_packs_are_on_their_way_as_upload_and_memory_allow() {
         return;
     }
     /// What a far store takes to begin its answer.
-    const FAR: Duration = Duration::from_secs(2);
+    const FAR: Duration = Duration::from_secs(4);
     const FILES: u32 = 3;
     let dir = scratch();
     let server = Place::s3(&dir.path().join("server"));

@@ -7,17 +7,17 @@
 //! thread of the daemon can help, so another process does.
 //!
 //! ```text
+//!  the mount is gone ──kill──> keeper
 //!  daemon's first thread ends ──signal──> keeper: has the process ended?
-//!                                           yes, or the mount is gone ──> ends, too
-//!                                           no, for PATIENCE          ──> ends the connection
+//!                                           yes              ──> ends, too
+//!                                           no, for PATIENCE ──> ends the connection, if the mount is there
 //! ```
 //!
 //! It holds nothing of the mount open, and asks nothing of it. Where it is killed as well (a whole control group),
 //! [`super::place`] does the same when somebody mounts there again.
 
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
@@ -48,12 +48,23 @@ pub struct KeeperArgs {
 }
 
 /// Starts the keeper of this process, which has a mount at `dir`. Call it on the first thread: its end is what is told.
-pub fn start(number: &str, dir: &Path) -> io::Result<()> {
+pub fn start(number: &str, dir: &Path) -> io::Result<Keeper> {
     let mut keeper = Command::new("/proc/self/exe");
     keeper.arg("keeper").arg(std::process::id().to_string()).arg(number).arg(dir);
-    keeper.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    keeper.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     sys::tell_of_the_parents_end(&mut keeper);
-    keeper.spawn().map(drop)
+    keeper.spawn().map(Keeper)
+}
+
+/// The keeper of this process's mount.
+pub struct Keeper(Child);
+
+impl Keeper {
+    /// The mount is gone: there is nothing to keep, and its number may be another mount's soon.
+    pub fn dismiss(mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Waits for the daemon's end, and sees to it that it is one.
@@ -79,14 +90,15 @@ pub fn run(args: &KeeperArgs) {
 /// Ends the connection of the file system `number`, mounted at `dir`. The mount stays, and answers ENOTCONN: who writes
 /// there must not find himself in the directory below.
 fn end_connection(number: &str, dir: &Path) {
+    // A number is another mount's as soon as this one is gone.
+    if session::device_at(dir).as_deref() != Some(number) {
+        return;
+    }
     let minor = number.split(':').next_back().unwrap_or_default();
     if fs::write(Path::new(CONNECTIONS).join(minor).join("abort"), "1").is_ok() {
         return;
     }
-    // Another mount may be there by now.
-    if session::device_at(dir).as_deref() == Some(number)
-        && let Ok(in_use) = sys::open_place(dir)
-    {
+    if let Ok(in_use) = sys::open_place(dir) {
         let _ = sys::abort_connection(dir);
         drop(in_use);
     }

@@ -14,6 +14,7 @@
 //!    and [`READERS_MAX`] places of readers with a line each. The rows come from the cache of ranges.
 //! 3. Its length is known only when somebody has read it to the end: see [`BundleFiles::length`].
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -30,6 +31,8 @@ use crate::vfs::error::VfsError;
 const MARK_BYTES: u64 = 64 << 10;
 /// Bundles whose places are remembered; of a million entries they are some 40 KiB.
 const BUNDLES_MAX: usize = 32;
+/// Texts whose lengths are remembered: 100 KiB.
+const LENGTHS_MAX: usize = 4_096;
 /// Readers whose place is remembered: each holds two ranges.
 const READERS_MAX: usize = 8;
 
@@ -38,6 +41,8 @@ const READERS_MAX: usize = 8;
 pub(super) struct Files {
     /// Most recently used last.
     bundles: Shared<Vec<(BundleId, Arc<BundleFiles>)>>,
+    /// Who looks at many bundles, again and again, makes no text twice for its length.
+    lengths: Arc<Lengths>,
     /// Where reads ended, the last one last.
     readers: Arc<Shared<Vec<Reader>>>,
 }
@@ -49,11 +54,14 @@ impl Files {
         let mut bundles = self.bundles.lock().expect("nothing panics while it holds the bundles");
         let known = bundles.iter().position(|(known, _)| *known == bundle);
         let entry = known.map(|at| bundles.remove(at)).unwrap_or_else(|| {
-            let (snapshot, readers) = (snapshot.clone(), self.readers.clone());
-            (
-                bundle,
-                Arc::new(BundleFiles { snapshot, readers, noted: Shared::default(), measured: Default::default() }),
-            )
+            let files = BundleFiles {
+                snapshot: snapshot.clone(),
+                readers: self.readers.clone(),
+                lengths: self.lengths.clone(),
+                noted: Shared::default(),
+                measured: Default::default(),
+            };
+            (bundle, Arc::new(files))
         });
         if bundles.len() >= BUNDLES_MAX {
             bundles.remove(0);
@@ -67,9 +75,28 @@ impl Files {
 pub struct BundleFiles {
     snapshot: Arc<Snapshot>,
     readers: Arc<Shared<Vec<Reader>>>,
+    lengths: Arc<Lengths>,
     noted: Shared<Noted>,
     /// Held by who reads to the end for the length; others who want it wait for that.
     measured: tokio::sync::Mutex<()>,
+}
+
+/// How long texts are that have been read to their ends.
+#[derive(Default)]
+struct Lengths(Shared<HashMap<BundleId, u64>>);
+
+impl Lengths {
+    fn of(&self, bundle: BundleId) -> Option<u64> {
+        self.0.lock().expect("nothing panics while it holds the lengths").get(&bundle).copied()
+    }
+
+    fn note(&self, bundle: BundleId, length: u64) {
+        let mut lengths = self.0.lock().expect("nothing panics while it holds the lengths");
+        if lengths.len() >= LENGTHS_MAX {
+            lengths.clear();
+        }
+        lengths.insert(bundle, length);
+    }
 }
 
 /// What is known of a text.
@@ -77,7 +104,6 @@ pub struct BundleFiles {
 struct Noted {
     /// Beginnings of lines, [`MARK_BYTES`] apart or a little more; the very first is not among them.
     marks: Vec<Mark>,
-    length: Option<u64>,
 }
 
 /// Where a line begins, and the rows of both tables that are next there.
@@ -107,7 +133,7 @@ impl BundleFiles {
 
     /// How long the text is. The first time that takes all rows of the bundle, as reading it does.
     pub async fn length(&self) -> Result<u64, VfsError> {
-        let known = || self.noted.lock().expect("nothing panics while it holds the places").length;
+        let known = || self.lengths.of(self.snapshot.descriptor().bundle);
         if let Some(length) = known() {
             return Ok(length);
         }
@@ -174,7 +200,7 @@ impl BundleFiles {
         let line = self.next_line(&mut reader.cursors).await?;
         let mut noted = self.noted.lock().expect("nothing panics while it holds the places");
         let Some(line) = line else {
-            noted.length = Some(offset);
+            self.lengths.note(self.snapshot.descriptor().bundle, offset);
             return Ok(false);
         };
         if offset >= noted.marks.last().map_or(0, |mark| mark.offset) + MARK_BYTES {

@@ -125,7 +125,9 @@ impl Vfs {
     /// When `latest` came to name what it names: at its commit, or when another bundle was removed or came back.
     async fn latest_moved(&self, repo: &RepoKey) -> Result<Option<Timestamp>, VfsError> {
         let record = self.refs(repo.id).await?;
-        let event = record.events.last().map(|event| event.time);
+        // What befalls an older bundle does not move it.
+        let moves = |bundle: BundleId| record.latest.is_none_or(|latest| bundle >= latest);
+        let event = record.events.iter().rev().find(|event| moves(event.bundle)).map(|event| event.time);
         let is_latest = |bundle: BundleId| record.latest == Some(bundle);
         let entered = self.with_history(repo, |bundles| {
             bundles.iter().rev().find(|summary| is_latest(summary.bundle)).map(|summary| summary.time)
