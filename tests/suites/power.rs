@@ -214,7 +214,7 @@ fn a_mount_whose_daemon_was_killed_while_mapped_pages_were_written_is_replaced()
     let one = place.host(&dir.path().join("one"), "create");
     a_repo(&place, &one);
     let mnt = one.mount("prod/census/staging", "rw");
-    let rounds = rounds(25);
+    let rounds = rounds(10);
     let (mut endless, mut longest) = (0, Duration::ZERO);
     for round in 0..rounds {
         let count = round.to_string();
