@@ -269,7 +269,9 @@ impl Store {
     async fn read(&self, key: &ObjectKey, range: Option<Range<u64>>, deadline: Instant) -> Result<Bytes, StoreError> {
         let expected = range.as_ref().map(|range| range.end - range.start);
         let attempt = || self.place(key.role).get(&key.path, range.clone());
-        let bytes = self.retrying(key, Request::Get, expected.unwrap_or(0), deadline, attempt).await?;
+        // Boxed, because all who read stand above it: how deep futures may be nested is bounded (`recursion_limit`), and
+        // what is kept for a request that few make would be part of each.
+        let bytes = Box::pin(self.retrying(key, Request::Get, expected.unwrap_or(0), deadline, attempt)).await?;
         if expected.is_none() {
             // How long it is was not known before.
             self.downloads.pay(bytes.len() as u64);
@@ -284,20 +286,20 @@ impl Store {
     }
 
     async fn len_until(&self, key: &ObjectKey, deadline: Instant) -> Result<u64, StoreError> {
-        self.retrying(key, Request::Head, 0, deadline, || self.place(key.role).len(&key.path)).await
+        Box::pin(self.retrying(key, Request::Head, 0, deadline, || self.place(key.role).len(&key.path))).await
     }
 
     /// All objects whose name begins with `prefix`, and their lengths, in lexicographic order.
     pub async fn list(&self, prefix: &ObjectKey) -> Result<Vec<(ObjectKey, u64)>, StoreError> {
         let list = || self.place(prefix.role).list(&prefix.path);
-        let listed = self.retrying(prefix, Request::List, 0, self.deadline(), list).await?;
+        let listed = Box::pin(self.retrying(prefix, Request::List, 0, self.deadline(), list)).await?;
         Ok(listed.into_iter().map(|(path, len)| (ObjectKey { role: prefix.role, path }, len)).collect())
     }
 
     /// The first object whose name begins with `prefix`: of a chain, its newest record.
     pub async fn first(&self, prefix: &ObjectKey) -> Result<Option<ObjectKey>, StoreError> {
         let first = || self.place(prefix.role).first(&prefix.path);
-        let first = self.retrying(prefix, Request::List, 0, self.deadline(), first).await?;
+        let first = Box::pin(self.retrying(prefix, Request::List, 0, self.deadline(), first)).await?;
         Ok(first.map(|path| ObjectKey { role: prefix.role, path }))
     }
 

@@ -200,6 +200,7 @@ async fn create(host: &Host, args: CreateArgs) -> Result<(), Failure> {
     };
     refuse_taken(host, &context.name)?;
     refuse_network_file_systems(&context)?;
+    context.roles.values().chain([&context.store]).try_for_each(|url| backend::make_directory(url))?;
     let places = context.places(&host.environment, &BTreeMap::new())?;
     for place in distinct(&places) {
         reach(host, place).await?;

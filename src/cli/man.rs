@@ -211,8 +211,9 @@ Whose name a commit, a label's move or a removal has in the history. The first t
 \fBDATAMON_CONTRIBUTOR\fR in the environment of the mount.
 .TP
 .B 5
-The user who did it, not the daemon's, and the host: ada@lab. Of who mounted: SUDO_USER, USER or LOGNAME, else the name in
-/etc/passwd.
+The user who did it, not the daemon's, and the host: ada@lab. Of who mounted: SUDO_USER, USER or LOGNAME, else, as of all
+others, the name in /etc/passwd, else the one that \fBgetent passwd\fR says (LDAP, sssd), asked for two seconds at most. A
+name that nobody says is \fBuid N\fR.
 .PP
 It is a claim: what somebody may do rests on the store's credentials and on modes, never on this.
 .SH EXIT STATUS

@@ -6,6 +6,7 @@
 mod identity;
 pub mod keeper;
 mod place;
+mod process;
 pub mod remount;
 
 use std::io::{BufRead, BufReader, Write};
@@ -88,7 +89,7 @@ pub fn run(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     }
     let dir = place::absolute(&args.dir)?;
     let mut child = Command::new("/proc/self/exe");
-    child.arg0(place::DAEMON).arg("mount").arg("--child");
+    child.arg0(process::DAEMON).arg("mount").arg("--child");
     for option in &args.options {
         child.args(["-o", option]);
     }
@@ -148,7 +149,7 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     if let Some(what) = replaced {
         tracing::warn!(dir = %dir.display(), "{what}: another takes its place");
     }
-    if let Err(why) = std::fs::write("/proc/self/comm", place::DAEMON) {
+    if let Err(why) = std::fs::write("/proc/self/comm", process::DAEMON) {
         tracing::warn!(%why, "ps(1) shows this daemon by another name");
     }
     sys::bound_heap();

@@ -54,30 +54,44 @@ pub fn take_packs(reader: &mut Reader<'_>) -> Result<Vec<PackId>, FormatError> {
     Ok(ids)
 }
 
-fn pack_at(packs: &[PackId], reader: &mut Reader<'_>) -> Result<PackId, FormatError> {
-    let number = usize::try_from(reader.varint()?).unwrap_or(usize::MAX);
-    packs.get(number).copied().ok_or(FormatError::Malformed { what: "pack number" })
+/// Where a record of a pack lies, and how it is stored.
+struct Stored {
+    pack: PackId,
+    offset: u64,
+    stored: u32,
+    raw: u32,
+    codec: Codec,
 }
 
-/// Appends a chunk and where it lies.
-pub fn put_locator(writer: &mut Writer, packs: &mut PackDictionary, at: &Locator) {
+fn put_stored(writer: &mut Writer, packs: &mut PackDictionary, at: Stored) {
     writer.varint(packs.number(at.pack));
     writer.varint(at.offset);
     writer.varint(at.stored.into());
     writer.varint(at.raw.into());
     writer.u8(at.codec as u8);
-    writer.varint(at.inner.into());
-    writer.varint(at.len.into());
+}
+
+fn take_stored(reader: &mut Reader<'_>, packs: &[PackId]) -> Result<Stored, FormatError> {
+    let number = usize::try_from(reader.varint()?).unwrap_or(usize::MAX);
+    let pack = packs.get(number).copied().ok_or(FormatError::Malformed { what: "pack number" })?;
+    let (offset, stored, raw) = (reader.varint()?, reader.varint32()?, reader.varint32()?);
+    let codec = codec_from(reader.u8()?)?;
+    check_place(offset, stored, raw)?;
+    Ok(Stored { pack, offset, stored, raw, codec })
+}
+
+/// Appends a chunk and where it lies.
+pub fn put_locator(writer: &mut Writer, packs: &mut PackDictionary, at: &Locator) {
+    let Locator { pack, offset, stored, raw, codec, inner, len } = *at;
+    put_stored(writer, packs, Stored { pack, offset, stored, raw, codec });
+    writer.varint(inner.into());
+    writer.varint(len.into());
 }
 
 /// A locator whose chunk lies inside its record.
 pub fn take_locator(reader: &mut Reader<'_>, packs: &[PackId]) -> Result<Locator, FormatError> {
-    let pack = pack_at(packs, reader)?;
-    let offset = reader.varint()?;
-    let (stored, raw) = (reader.varint32()?, reader.varint32()?);
-    let codec = codec_from(reader.u8()?)?;
+    let Stored { pack, offset, stored, raw, codec } = take_stored(reader, packs)?;
     let (inner, len) = (reader.varint32()?, reader.varint32()?);
-    check_place(offset, stored, raw)?;
     if u64::from(inner) + u64::from(len) > u64::from(raw) {
         return Err(FormatError::Malformed { what: "locator" });
     }
@@ -86,21 +100,14 @@ pub fn take_locator(reader: &mut Reader<'_>, packs: &[PackId]) -> Result<Locator
 
 /// Appends a reference to a metadata record.
 pub fn put_record(writer: &mut Writer, packs: &mut PackDictionary, at: &RecordRef) {
-    writer.varint(packs.number(at.pack));
-    writer.varint(at.offset);
-    writer.varint(at.stored.into());
-    writer.varint(at.raw.into());
-    writer.u8(at.codec as u8);
-    writer.array(at.hash.as_bytes());
+    let RecordRef { pack, offset, stored, raw, codec, hash } = *at;
+    put_stored(writer, packs, Stored { pack, offset, stored, raw, codec });
+    writer.array(hash.as_bytes());
 }
 
 /// A reference to a metadata record.
 pub fn take_record(reader: &mut Reader<'_>, packs: &[PackId]) -> Result<RecordRef, FormatError> {
-    let pack = pack_at(packs, reader)?;
-    let offset = reader.varint()?;
-    let (stored, raw) = (reader.varint32()?, reader.varint32()?);
-    let codec = codec_from(reader.u8()?)?;
-    check_place(offset, stored, raw)?;
+    let Stored { pack, offset, stored, raw, codec } = take_stored(reader, packs)?;
     if codec == Codec::Frames {
         return Err(FormatError::Malformed { what: "codec of a metadata record" });
     }

@@ -283,7 +283,7 @@ impl Vfs {
             }),
             labels: settings.labels.iter().cloned().chain(asked.labels).collect(),
             fail_if_diverged: settings.fail_if_diverged,
-            who: settings.identity.of(caller.uid, asked.contributor.as_ref()),
+            who: settings.identity.of(caller.uid, asked.contributor.as_ref()).await,
             sources: self.sources(slot),
         };
         // Before the seal: what is opened from now on may be in the next bundle.

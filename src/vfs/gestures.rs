@@ -63,8 +63,8 @@ impl Vfs {
     }
 
     /// Whose name stands in the history for what the caller does.
-    fn who(&self, caller: Caller) -> String {
-        self.settings().identity.of(caller.uid, None)
+    async fn who(&self, caller: Caller) -> String {
+        self.settings().identity.of(caller.uid, None).await
     }
 
     /// Sets or moves a label.
@@ -76,13 +76,13 @@ impl Vfs {
         only_new: bool,
         caller: Caller,
     ) -> Result<BundleId, VfsError> {
-        let set = refs::set_label(self.store(), repo.id, label, to, only_new, &self.who(caller)).await;
+        let set = refs::set_label(self.store(), repo.id, label, to, only_new, &self.who(caller).await).await;
         self.forget_refs(repo.id);
         Ok(set?)
     }
 
     pub(super) async fn remove_label(&self, repo: &RepoKey, label: &LabelName, caller: Caller) -> Result<(), VfsError> {
-        let removed = refs::remove_label(self.store(), repo.id, label, &self.who(caller)).await;
+        let removed = refs::remove_label(self.store(), repo.id, label, &self.who(caller).await).await;
         self.forget_refs(repo.id);
         Ok(removed?)
     }
@@ -96,7 +96,7 @@ impl Vfs {
         caller: Caller,
     ) -> Result<(), VfsError> {
         let (from, to) = (label_name(from.as_bytes())?, label_name(to.as_bytes())?);
-        let renamed = refs::rename_label(self.store(), repo.id, &from, &to, &self.who(caller)).await;
+        let renamed = refs::rename_label(self.store(), repo.id, &from, &to, &self.who(caller).await).await;
         self.forget_refs(repo.id);
         match renamed {
             Err(RefsError::Exists(label)) if !no_replace => Err(VfsError::Taken(label)),
@@ -142,7 +142,7 @@ impl Vfs {
             let what = format!("{bundle}: what is staged here is based on it (commit or discard that first)");
             return Err(VfsError::Busy(what));
         }
-        let removed = refs::trash(self.store(), repo.id, bundle, &self.who(caller)).await;
+        let removed = refs::trash(self.store(), repo.id, bundle, &self.who(caller).await).await;
         self.forget_refs(repo.id);
         self.forget_label(repo, LATEST).await;
         Ok(removed?)
@@ -155,7 +155,7 @@ impl Vfs {
         bundle: BundleId,
         caller: Caller,
     ) -> Result<(), VfsError> {
-        let restored = refs::restore(self.store(), repo.id, bundle, &self.who(caller)).await;
+        let restored = refs::restore(self.store(), repo.id, bundle, &self.who(caller).await).await;
         self.forget_refs(repo.id);
         self.forget_label(repo, LATEST).await;
         Ok(restored?)

@@ -12,10 +12,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+
 use crate::model::name::Contributor;
 
-/// Finds a user's name.
-pub type UserNames = Arc<dyn Fn(u32) -> Option<String> + Send + Sync>;
+/// Finds a user's name; takes seconds at most.
+pub type UserNames = Arc<dyn Fn(u32) -> BoxFuture<'static, Option<String>> + Send + Sync>;
 
 /// See the module.
 #[derive(Clone)]
@@ -24,54 +26,60 @@ pub struct Identity {
     pub fixed: Option<Contributor>,
     /// What the mount's environment says.
     pub environment: Option<Contributor>,
-    /// Who mounted it: number and name.
-    pub mounter: (u32, String),
+    /// Who mounted it: number, and the name by the mount's environment.
+    pub mounter: (u32, Option<String>),
     /// This host.
     pub host: String,
-    /// The names of others.
+    /// The names of all others.
     pub names: UserNames,
 }
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.of_the_mount())
+        let said = self.fixed.as_ref().or(self.environment.as_ref());
+        f.debug_struct("Identity").field("said", &said).field("mounter", &self.mounter).finish_non_exhaustive()
     }
 }
 
 impl Identity {
     /// The name of the user with this number, in whose command's environment stands `said`.
-    pub fn of(&self, uid: u32, said: Option<&Contributor>) -> String {
+    pub async fn of(&self, uid: u32, said: Option<&Contributor>) -> String {
         if let Some(contributor) = self.fixed.as_ref().or(said).or(self.environment.as_ref()) {
             return contributor.to_string();
         }
         // Who is behind sudo(8) only the environment of the mount says, and only of who mounted.
-        let is_mounter = uid == self.mounter.0;
-        let user = if is_mounter { Some(self.mounter.1.clone()) } else { (self.names)(uid) };
+        let (mounter, name) = &self.mounter;
+        let user = match name {
+            Some(name) if uid == *mounter => Some(name.clone()),
+            _ => (self.names)(uid).await,
+        };
         format!("{}@{}", user.unwrap_or_else(|| format!("uid {uid}")), self.host)
     }
 
     /// The name for what the mount does by itself.
-    pub fn of_the_mount(&self) -> String {
-        self.of(self.mounter.0, None)
+    pub async fn of_the_mount(&self) -> String {
+        self.of(self.mounter.0, None).await
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
-    #[test]
-    fn the_first_that_says_something_names_the_contributor() {
+    #[tokio::test]
+    async fn the_first_that_says_something_names_the_contributor() {
         let named = |text: &str| Some(text.parse::<Contributor>().unwrap());
-        let names: UserNames = Arc::new(|uid| (uid == 7).then(|| "ada".to_owned()));
-        let mounter = (0, "root".to_owned());
+        let names: UserNames = Arc::new(|uid| std::future::ready((uid == 7).then(|| "ada".to_owned())).boxed());
+        let mounter = (0, Some("root".to_owned()));
         let mut identity = Identity { fixed: None, environment: None, mounter, host: "lab".into(), names };
-        assert_eq!((identity.of(7, None), identity.of(8, None)), ("ada@lab".into(), "uid 8@lab".into()));
-        assert_eq!(identity.of_the_mount(), "root@lab");
+        assert_eq!((identity.of(7, None).await, identity.of(8, None).await), ("ada@lab".into(), "uid 8@lab".into()));
+        assert_eq!(identity.of_the_mount().await, "root@lab");
         identity.environment = named("of the mount");
-        assert_eq!(identity.of(7, None), "of the mount");
-        assert_eq!(identity.of(7, named("of the command").as_ref()), "of the command");
+        assert_eq!(identity.of(7, None).await, "of the mount");
+        assert_eq!(identity.of(7, named("of the command").as_ref()).await, "of the command");
         identity.fixed = named("of the context");
-        assert_eq!(identity.of(7, named("of the command").as_ref()), "of the context");
+        assert_eq!(identity.of(7, named("of the command").as_ref()).await, "of the context");
     }
 }

@@ -413,7 +413,7 @@ impl Vfs {
             self.reader.clone(),
             self.ranges.clone(),
             repo.id,
-            self.settings.identity.of_the_mount(),
+            self.settings.identity.of_the_mount().await,
             self.settings.faults.clone(),
         );
         let committer = committer.await?;

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use datamon::model::id::ChunkId;
 
@@ -219,6 +219,43 @@ fn the_contributor_is_the_first_that_says_something() {
     // What is no line of text is refused before anything is mounted.
     let bad = host.datamon(["mount", "prod", mnt.to_str().unwrap()]).env("DATAMON_CONTRIBUTOR", "a\nb").output();
     assert_eq!(bad.unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn a_user_that_only_a_directory_service_knows_is_named() {
+    if !inside("lineage::a_user_that_only_a_directory_service_knows_is_named") {
+        return;
+    }
+    let dir = scratch();
+    // In the place of the real one, whose services are the host's: one user is known, one is never answered for.
+    let programs = dir.path().join("bin");
+    fs::create_dir(&programs).unwrap();
+    let getent = "#!/bin/sh\necho \"$*\" >>$0.asked\ncase $2 in\n54322) echo grace:x:54322:54322::/:/bin/sh ;;\n\
+                  54323) exec sleep 600 ;;\nesac\n";
+    fs::write(programs.join("getent"), getent).unwrap();
+    fs::set_permissions(programs.join("getent"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let place = Place::directory(&dir.path().join("store"));
+    let host = place.host(&dir.path().join("one"), "create").with(&[("PATH", &path)]);
+    let mnt = host.mount("prod", "refresh=100ms");
+    fs::create_dir(mnt.join("census")).unwrap();
+    let staging = mnt.join("census/staging");
+    open_the_way(&mnt);
+    fs::set_permissions(&staging, fs::Permissions::from_mode(0o777)).unwrap();
+    let committed_by = |uid: &str, change: &str| {
+        fs::write(staging.join(uid), change).unwrap();
+        let start = Instant::now();
+        run(as_user(uid).arg("sync").arg(&staging));
+        (last(&mnt.join("census/.datamon/history"))[2].clone(), start.elapsed())
+    };
+    assert_eq!(committed_by("54322", "a").0, format!("grace@{}", hostname()));
+    assert_eq!(committed_by("54322", "b").0, format!("grace@{}", hostname()));
+    let asked = fs::read_to_string(programs.join("getent.asked")).unwrap();
+    assert_eq!(asked, "passwd 54322\n", "once for two commits, and not for who mounted");
+    let (name, took) = committed_by("54323", "a");
+    assert_eq!(name, format!("uid 54323@{}", hostname()));
+    assert!((Duration::from_secs(2)..Duration::from_secs(20)).contains(&took), "given up after {took:?}");
+    host.umount(&mnt);
 }
 
 /// What `info` says that a bundle was derived from.

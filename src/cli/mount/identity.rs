@@ -1,13 +1,30 @@
 //! What this host says of who commits: see [`crate::vfs::identity`] for which word counts.
+//!
+//! A user's name stands in `/etc/passwd`, or a directory service knows it (LDAP, sssd: nsswitch.conf(5)). Only getent(1)
+//! is asked for that, a process of its own: what a service's module does, it does not do in the daemon, and one that
+//! does not answer is given up and ended.
 
 use std::fs;
+use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use moka::future::Cache;
+use tokio::process::Command;
 
 use crate::cli::host::{CONTRIBUTOR, Host};
 use crate::cli::options::MountOptions;
 use crate::cli::output::Failure;
 use crate::config::OwnOptions;
-use crate::vfs::identity::Identity;
+use crate::vfs::identity::{Identity, UserNames};
+
+/// How long a directory service may take to say a name.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// How long its word, or its silence, counts.
+const ANSWER_LIFETIME: Duration = Duration::from_secs(60);
+/// Users whose names are remembered.
+const ANSWERS_MAX: u64 = 1024;
 
 /// The identity of a mount.
 pub fn of(host: &Host, options: &MountOptions, context: &OwnOptions) -> Result<Identity, Failure> {
@@ -21,16 +38,46 @@ pub fn of(host: &Host, options: &MountOptions, context: &OwnOptions) -> Result<I
         environment: environment.transpose()?,
         mounter: (host.environment.uid, mounter(host)),
         host: name.trim().to_owned(),
-        // Read at each commit or gesture: users come and go while a mount lives.
-        names: Arc::new(listed),
+        names: names(),
     })
 }
 
-fn mounter(host: &Host) -> String {
-    let uid = host.environment.uid;
-    let user = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| host.environment.get(name));
-    // mount(8) hands no name on: then it is the one in the list of users.
-    user.map(str::to_owned).or_else(|| listed(uid)).unwrap_or_else(|| format!("uid {uid}"))
+/// The name of who mounts by the environment; mount(8) hands none on.
+fn mounter(host: &Host) -> Option<String> {
+    ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| host.environment.get(name)).map(str::to_owned)
+}
+
+/// The names of users, by the list, which is read at each commit or gesture (users come and go while a mount lives), and
+/// by the directory services.
+fn names() -> UserNames {
+    let answers = Cache::builder().max_capacity(ANSWERS_MAX).time_to_live(ANSWER_LIFETIME).build();
+    Arc::new(move |uid| {
+        let answers = answers.clone();
+        async move {
+            match listed(uid) {
+                Some(name) => Some(name),
+                None => answers.get_with(uid, served(uid)).await,
+            }
+        }
+        .boxed()
+    })
+}
+
+/// The name of a user by the host's directory services.
+async fn served(uid: u32) -> Option<String> {
+    let mut getent = Command::new("getent");
+    getent.arg("passwd").arg(uid.to_string()).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    match tokio::time::timeout(ANSWER_LIMIT, getent.output()).await {
+        Ok(Ok(said)) => named(uid, &String::from_utf8_lossy(&said.stdout)),
+        Ok(Err(error)) => {
+            tracing::warn!(uid, %error, "getent cannot be asked for the name of a user");
+            None
+        }
+        Err(_) => {
+            tracing::warn!(uid, "no answer for the name of a user (getent passwd)");
+            None
+        }
+    }
 }
 
 /// The name of a user by this host's list.

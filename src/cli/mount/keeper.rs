@@ -23,7 +23,7 @@ use std::{fs, io};
 
 use clap::Args;
 
-use super::place;
+use super::process;
 use crate::fuse::session;
 use crate::local::sys;
 
@@ -76,13 +76,13 @@ pub fn run(args: &KeeperArgs) {
     }
     let since = Instant::now();
     while since.elapsed() < PATIENCE {
-        if place::has_ended(args.daemon) {
+        if process::has_ended(args.daemon) {
             return;
         }
         std::thread::sleep(STEP);
     }
     // Whoever signals a keeper for fun ends no mount that is well.
-    if place::is_half_dead(args.daemon) {
+    if process::is_half_dead(args.daemon) {
         end_connection(&args.number, &args.dir);
     }
 }

@@ -6,6 +6,7 @@
 //! everywhere.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,7 +74,10 @@ impl Batch {
             }
             let Some((key, count)) = self.taken.counts.pop() else { break };
             let view = view(log, key);
-            let who = names.entry(key.uid).or_insert_with(|| log.identity.of(key.uid, None));
+            let who = match names.entry(key.uid) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => unknown.insert(log.identity.of(key.uid, None).await),
+            };
             let (file, content) = files.find(&view, key).await;
             text.push(&line(&view.0, (key, count), who, (file, content)));
             if number % LINES_STEP == 0 {

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+
 use super::*;
 use crate::format::key::{Keys, Role};
 use crate::format::read_log::{self, Dropped, FileName, FileReads, Head};
@@ -10,6 +12,7 @@ use crate::model::id::{BundleId, ContextId, RepoId};
 use crate::store::backend::Place;
 use crate::store::fault::{Fault, Faults, Operation};
 use crate::store::testing::{clock, entropy};
+use crate::vfs::identity::UserNames;
 use crate::vfs::node::{RepoKey, Through, ViewKey};
 
 const MEMORY: usize = 8 << 20;
@@ -29,8 +32,9 @@ fn world(memory: usize) -> World {
     let repo = RepoKey { name: "census".parse().unwrap(), id: RepoId::from_parts(1, 2) };
     let view = ViewKey { repo, through: Through::Latest, bundle: BundleId::from_parts(1, 3) };
     let views = Arc::new(Shared::new(Views { by_slot: vec![(view, None)], slots: HashMap::new() }));
-    let names: crate::vfs::identity::UserNames = Arc::new(|uid| (uid == 7).then(|| "ada".to_owned()));
-    let identity = Identity { fixed: None, environment: None, mounter: (0, "root".into()), host: "lab".into(), names };
+    let names: UserNames = Arc::new(|uid| std::future::ready((uid == 7).then(|| "ada".to_owned())).boxed());
+    let identity =
+        Identity { fixed: None, environment: None, mounter: (0, Some("root".into())), host: "lab".into(), names };
     World { log: ReadLog::start(store.clone(), views, identity, memory), faults, store }
 }
 
