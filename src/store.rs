@@ -269,8 +269,8 @@ impl Store {
     async fn read(&self, key: &ObjectKey, range: Option<Range<u64>>, deadline: Instant) -> Result<Bytes, StoreError> {
         let expected = range.as_ref().map(|range| range.end - range.start);
         let attempt = || self.place(key.role).get(&key.path, range.clone());
-        // Boxed, because all who read stand above it: how deep futures may be nested is bounded (`recursion_limit`), and
-        // what is kept for a request that few make would be part of each.
+        // Boxed, here and below: all who read stand above it, and their futures would hold room for a request to the store
+        // also where the answer is at hand.
         let bytes = Box::pin(self.retrying(key, Request::Get, expected.unwrap_or(0), deadline, attempt)).await?;
         if expected.is_none() {
             // How long it is was not known before.

@@ -22,6 +22,7 @@ mod suites {
     mod logs;
     mod look_around;
     mod mount;
+    mod mounting;
     mod options;
     mod posix;
     mod power;

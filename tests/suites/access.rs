@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use super::faults::User;
 use super::harness::{Place, SOON, inside, run, scratch, text, within};
+use super::mounting::User;
 
 /// Neither root nor the user who mounts.
 const STRANGER: &str = "1234";

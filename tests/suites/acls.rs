@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use super::faults::{User, answer, installed_host};
 use super::harness::{Host, Place, host_with_repo, inside, names, run, scratch, sync, text, until};
+use super::mounting::{User, answer, installed_host};
 use super::trees::noise;
 
 /// A user and a group that the lists name, and a stranger.

@@ -6,8 +6,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::faults::install;
 use super::harness::{Host, inside, run, scratch, text};
+use super::mounting::install;
 
 /// A command of the page and what it shows.
 struct Step {

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::faults::{User, answer, installed_host, mounts_at};
 use super::harness::{Host, host_with_repo, inside, run, scratch, text, until};
+use super::mounting::{User, answer, installed_host, mounts_at};
 use super::trees::noise;
 
 const MIB: usize = 1 << 20;
