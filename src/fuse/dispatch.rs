@@ -1,23 +1,11 @@
-//! Requests in, replies out.
-//!
-//! Every request becomes a future of the vfs, polled once on the FUSE thread: ready means an inline reply; pending means
-//! that the future *and the reply* move to the runtime. So what is in memory or on the local disk costs no task switch,
-//! and the FUSE thread never waits for the network.
-//!
-//! # Invariants
-//!
-//! 1. Every request is answered exactly once, also when its handler panics.
-//! 2. A caller that is killed while it waits is answered EINTR within two seconds; the work goes on without it, so a
-//!    change is never half done.
-//! 3. Errors are logged here and nowhere else.
+//! Requests in, replies out: each of the kernel's requests becomes a future of the vfs, which [`super::work`] answers.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use fuser::{
@@ -31,6 +19,7 @@ use super::handles::{Handle, Handles, IMMUTABLE, Listing, READER, SharedWindow, 
 use super::pace::Pace;
 use super::reply::{Abandon, Answer, Created, Given, OpenedHandle, StatfsReply, XattrReply, timestamp};
 use super::waiters;
+use super::work::{Timed, Touched, Work, finish};
 use crate::model::entry::{Body, Region};
 use crate::model::job;
 use crate::model::metrics::Operation;
@@ -48,14 +37,12 @@ const WRITE_BYTES_MAX: u32 = 1 << 20;
 const BACKGROUND_MAX: u16 = 64;
 /// Why a mount with ACLs is refused.
 const NO_ACLS: &str = "acl: this kernel's FUSE knows no POSIX ACLs (leave acl out)";
-/// How often it is looked whether the caller of a request that waits is still there.
-const LOOK_AT_CALLERS: Duration = Duration::from_secs(1);
 
 /// The kernel's counterpart.
 pub struct Dispatch {
     vfs: Arc<Vfs>,
-    runtime: tokio::runtime::Handle,
     handles: Arc<Handles>,
+    work: Work,
     /// The kernel opens no files, or no directories: it was told to do without.
     opens_nothing: (bool, bool),
     /// The kernel lets everybody in and fuser refuses whom it should not (`allow_root`): see [`guarded`].
@@ -63,15 +50,13 @@ pub struct Dispatch {
     pace: Arc<Pace>,
 }
 
-/// Names of directories that a request may change: if nobody waits for its end, the kernel is told to look again.
-type Touched = Vec<(u64, FileName)>;
-
 impl Dispatch {
     /// A dispatcher of `vfs`, which moves what must wait to `runtime`. `is_guarded`: the kernel lets everybody in, and not
     /// everybody may come.
     pub fn new(vfs: Arc<Vfs>, runtime: tokio::runtime::Handle, is_guarded: bool) -> Self {
-        let (handles, pace) = (Arc::default(), Arc::default());
-        Self { vfs, runtime, handles, opens_nothing: (false, false), is_guarded, pace }
+        let (handles, pace) = (Arc::<Handles>::default(), Arc::default());
+        let work = Work::new(vfs.clone(), handles.clone(), runtime);
+        Self { vfs, handles, work, opens_nothing: (false, false), is_guarded, pace }
     }
 
     /// How the thread that serves waits for the next request.
@@ -97,27 +82,7 @@ impl Dispatch {
         R: Answer<T>,
     {
         let _paced = self.pace.request();
-        let timed = Timed::new(operation);
-        let mut future = Box::pin(future);
-        let _runtime = self.runtime.enter();
-        let mut context = Context::from_waker(Waker::noop());
-        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context)));
-        match polled {
-            Ok(Poll::Ready(outcome)) => {
-                if finish(&self.vfs, timed, outcome, reply) == Outcome::InDoubt && !touched.is_empty() {
-                    let vfs = self.vfs.clone();
-                    self.runtime.spawn(async move { vfs.forget_touched(touched).await });
-                }
-            }
-            Ok(Poll::Pending) => {
-                let waiting = Waiting { vfs: self.vfs.clone(), handles: self.handles.clone(), touched, timed };
-                self.runtime.spawn(waiting.wait(request.pid(), self.runtime.spawn(future), reply));
-            }
-            Err(_) => {
-                tracing::error!("a request's handler panicked: this is a bug");
-                reply.refuse(Errno::EIO);
-            }
-        }
+        self.work.answer((request.pid(), operation), touched, future, reply);
     }
 
     fn list<R: Answer<Listing>>(&self, request: &Request, ino: INodeNo, handle: FileHandle, offset: u64, reply: R) {
@@ -131,96 +96,6 @@ impl Dispatch {
             Ok(Listing { ino: ino.0, window, offset, pass })
         };
         self.answer(request, Operation::Readdir, future, reply);
-    }
-}
-
-/// What a request that could not be answered at once leaves behind if its caller dies.
-struct Waiting {
-    vfs: Arc<Vfs>,
-    handles: Arc<Handles>,
-    touched: Touched,
-    timed: Timed,
-}
-
-impl Waiting {
-    /// Waits for the end of the work; a caller that dies meanwhile is let go.
-    async fn wait<T, R>(self, tid: u32, mut task: tokio::task::JoinHandle<Result<T, VfsError>>, reply: R)
-    where
-        T: Abandon,
-        R: Answer<T>,
-    {
-        loop {
-            match tokio::time::timeout(LOOK_AT_CALLERS, &mut task).await {
-                Ok(Ok(outcome)) => {
-                    if finish(&self.vfs, self.timed, outcome, reply) == Outcome::InDoubt {
-                        self.vfs.forget_touched(self.touched).await;
-                    }
-                    return;
-                }
-                Ok(Err(_)) => {
-                    tracing::error!("a request's handler panicked: this is a bug");
-                    return reply.refuse(Errno::EIO);
-                }
-                Err(_) if waiters::is_dying(tid) => {
-                    self.timed.end(&self.vfs, true);
-                    break reply.refuse(Errno::EINTR);
-                }
-                Err(_) => {}
-            }
-        }
-        // The work goes on to its end. What it opens nobody will close, and what it changes the kernel does not learn.
-        if let Ok(Ok(value)) = task.await {
-            value.abandon(self.vfs.clone(), &self.handles);
-        }
-        self.vfs.forget_touched(self.touched).await;
-    }
-}
-
-/// Whether a request did what its answer says.
-#[derive(Debug, PartialEq, Eq)]
-enum Outcome {
-    /// It was done, or nothing was.
-    Certain,
-    /// A disk or a store failed on the way: names may have changed although the answer is a refusal.
-    InDoubt,
-}
-
-/// A request that is being answered.
-#[derive(Debug, Clone, Copy)]
-struct Timed {
-    operation: Operation,
-    start: Instant,
-}
-
-impl Timed {
-    fn new(operation: Operation) -> Self {
-        Self { operation, start: Instant::now() }
-    }
-
-    /// Counts it, a moment before it is answered.
-    fn end(self, vfs: &Vfs, refused: bool) {
-        vfs.operations.record(self.operation, self.start.elapsed(), refused);
-    }
-}
-
-fn finish<T, R: Answer<T>>(vfs: &Vfs, timed: Timed, outcome: Result<T, VfsError>, reply: R) -> Outcome {
-    timed.end(vfs, outcome.is_err());
-    match outcome {
-        Ok(value) => {
-            reply.ok(vfs, value);
-            Outcome::Certain
-        }
-        Err(error) => {
-            let errno = error.errno();
-            // What a program meets every day is its own business; what points at a disk, a store or damage is told.
-            let is_worth_telling = error.is_worth_telling();
-            if is_worth_telling {
-                tracing::warn!(%error, "refused");
-                vfs.note_error(&error);
-            }
-            reply.refuse(Errno::from_i32(errno));
-            if is_worth_telling { Outcome::InDoubt } else { Outcome::Certain }
-        }
     }
 }
 

@@ -10,14 +10,16 @@
 //! It is a claim, as git's is: what a user may do rests on credentials of the store and on modes, never on this.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
-
-use futures_util::future::BoxFuture;
 
 use crate::model::name::Contributor;
 
 /// Finds a user's name; takes seconds at most.
-pub type UserNames = Arc<dyn Fn(u32) -> BoxFuture<'static, Option<String>> + Send + Sync>;
+pub type UserNames = Arc<dyn Fn(u32) -> Name + Send + Sync>;
+
+/// A user's name, if he has one.
+pub type Name = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
 
 /// See the module.
 #[derive(Clone)]
@@ -64,14 +66,12 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
-
     use super::*;
 
     #[tokio::test]
     async fn the_first_that_says_something_names_the_contributor() {
         let named = |text: &str| Some(text.parse::<Contributor>().unwrap());
-        let names: UserNames = Arc::new(|uid| std::future::ready((uid == 7).then(|| "ada".to_owned())).boxed());
+        let names: UserNames = Arc::new(|uid| Box::pin(std::future::ready((uid == 7).then(|| "ada".to_owned()))));
         let mounter = (0, Some("root".to_owned()));
         let mut identity = Identity { fixed: None, environment: None, mounter, host: "lab".into(), names };
         assert_eq!((identity.of(7, None).await, identity.of(8, None).await), ("ada@lab".into(), "uid 8@lab".into()));

@@ -360,4 +360,12 @@ fn a_store_whose_disk_is_unmounted_refuses_the_commit_and_nothing_lands_below() 
     assert_eq!(fs::read_to_string(mnt.join("census/labels/latest/g")).unwrap(), "g");
     two.umount(&mnt);
     vanish();
+
+    // Not even its mount point is there when somebody mounts.
+    fs::remove_dir(&store).unwrap();
+    for words in [["mount", "prod", mnt.to_str().unwrap()], ["context", "check", "prod"]] {
+        let refused = two.datamon(words).output().unwrap();
+        assert!(!refused.status.success() && text(&refused).contains("is its disk mounted?"), "{}", text(&refused));
+        assert!(!store.exists(), "nothing is made in its place");
+    }
 }

@@ -30,7 +30,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("fuser", &["fuse"]),
     ("object_store", &["store"]),
     ("rocksdb", &["local"]),
-    ("moka", &["content", "snapshot", "store"]),
+    ("moka", &["content", "snapshot", "store", "cli/mount/identity.rs"]),
     ("blake3", &["model/id.rs", "format/pack.rs"]),
     ("zstd", &["format"]),
     ("clap", &["cli", "config"]),

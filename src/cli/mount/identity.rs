@@ -9,7 +9,6 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use moka::future::Cache;
 use tokio::process::Command;
 
@@ -53,13 +52,12 @@ fn names() -> UserNames {
     let answers = Cache::builder().max_capacity(ANSWERS_MAX).time_to_live(ANSWER_LIFETIME).build();
     Arc::new(move |uid| {
         let answers = answers.clone();
-        async move {
+        Box::pin(async move {
             match listed(uid) {
                 Some(name) => Some(name),
                 None => answers.get_with(uid, served(uid)).await,
             }
-        }
-        .boxed()
+        })
     })
 }
 

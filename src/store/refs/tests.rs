@@ -507,6 +507,20 @@ async fn what_is_taken_back_is_latest_only_if_it_was() {
 }
 
 #[tokio::test]
+async fn what_is_taken_back_is_latest_when_all_others_were_removed_meanwhile() {
+    let world = Watched::new();
+    let all = fill(&world.direct, 0..2, |_| 0).await;
+    let meanwhile = async |store: &Store| {
+        staged_on(store, 50, all[0]).await;
+        trash(store, repo(), all[1], "eve@lab").await.unwrap();
+        assert_eq!(record(store).await.latest, None);
+    };
+    assert!(matches!(world.trash_while(all[0], meanwhile).await, Err(RefsError::Base { .. })));
+    let found = record(&world.direct).await;
+    assert_eq!((found.latest, found.trashed), (Some(all[0]), BTreeSet::from([all[1]])));
+}
+
+#[tokio::test]
 async fn a_removal_that_a_collection_made_final_is_not_taken_back() {
     for is_marked in [false, true] {
         let world = Watched::new();

@@ -74,8 +74,8 @@ async fn take_back(
         let mut next = next_by(record, who);
         let latest = next.latest;
         let was_trashed = take_out_of_trash(store, &mut next, bundle);
-        // `latest` comes back with the bundle that it named, and with no other.
-        if latest_before != Some(bundle) {
+        // `latest` comes back with the bundle that it named, and names another only if it would name none.
+        if latest_before != Some(bundle) && latest.is_some() {
             next.latest = latest;
         }
         Ok(was_trashed.then_some(next))

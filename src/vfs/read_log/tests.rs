@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-
 use super::*;
 use crate::format::key::{Keys, Role};
 use crate::format::read_log::{self, Dropped, FileName, FileReads, Head};
@@ -32,7 +30,7 @@ fn world(memory: usize) -> World {
     let repo = RepoKey { name: "census".parse().unwrap(), id: RepoId::from_parts(1, 2) };
     let view = ViewKey { repo, through: Through::Latest, bundle: BundleId::from_parts(1, 3) };
     let views = Arc::new(Shared::new(Views { by_slot: vec![(view, None)], slots: HashMap::new() }));
-    let names: UserNames = Arc::new(|uid| std::future::ready((uid == 7).then(|| "ada".to_owned())).boxed());
+    let names: UserNames = Arc::new(|uid| Box::pin(std::future::ready((uid == 7).then(|| "ada".to_owned()))));
     let identity =
         Identity { fixed: None, environment: None, mounter: (0, Some("root".into())), host: "lab".into(), names };
     World { log: ReadLog::start(store.clone(), views, identity, memory), faults, store }
