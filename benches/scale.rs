@@ -3,7 +3,7 @@
 //!
 //! For each number a repo of its own: copy-in beside the local disk, the commit once everything is uploaded, the commit of one
 //! changed file after it, memory of the daemon, then on a second host the time from mount to first stat, `find`,
-//! `ls -l`, and the removal of the tree in staging. Times a file stay about the same where nothing is quadratic.
+//! `ls -l`, a copy of everything out, and the removal of the tree in staging. Times a file stay about the same where nothing is quadratic.
 //!
 //! It is a measurement, not a test: it fails only when the work itself fails.
 //!
@@ -100,6 +100,17 @@ impl Column {
         column.add("ls -l of one directory, s", format!("{:.2}", seconds(|| quiet("ls", &["-l", &large]))?));
         column.add("memory of the reader, peak MiB", format!("{}", stage.memory_kib("other").0 >> 10));
         stage.unmount("other")?;
+
+        // Another daemon again: it has seen nothing.
+        drop_caches()?;
+        stage.mount(&format!("other-{repo}"), "other")?;
+        let before = stage.requests("other");
+        let out = seconds(|| quiet("cp", &["-r", &find, &local.display().to_string()]))?;
+        column.add("cp -r of all, cold, files a second", format!("{:.0}", files as f64 / out));
+        column.add("requests of that", made(&before, &stage.requests("other")));
+        column.add("memory of that reader, peak MiB", format!("{}", stage.memory_kib("other").0 >> 10));
+        stage.unmount("other")?;
+        fs::remove_dir_all(&local).map_err(|e| e.to_string())?;
 
         let removed = seconds(|| quiet("rm", &["-rf", &staging.join("d0").display().to_string()]))?;
         let part = files.min(per_directory);

@@ -452,8 +452,15 @@ impl Finding {
 
 async fn check(host: &Host, name: &ContextName, as_json: bool) -> Result<(), Failure> {
     let context = host.places.context(name)?;
-    let places = context.places(&host.environment, &BTreeMap::new())?;
     let mut findings = Vec::new();
+    let since = Instant::now();
+    let places = match context.places(&host.environment, &BTreeMap::new()) {
+        Ok(places) => places,
+        Err(why) => {
+            findings.push(Finding::of(format!("{}: opens", context.store), since, Err(why.into())));
+            return report(&findings, as_json);
+        }
+    };
     for place in distinct(&places) {
         let since = Instant::now();
         if let Err(failure) = reach(host, place).await {
