@@ -112,7 +112,9 @@ pub fn main() -> ExitCode {
         }
         Command::Context(command) => context::run(command, &host),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut visible(&CommandLine::command()), "datamon", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut visible(&CommandLine::command()), "datamon", &mut script);
+            output::print(&script);
             ExitCode::SUCCESS
         }
         Command::ManPages { dir } => output::finish(false, man::write(&CommandLine::command(), &dir)),

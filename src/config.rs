@@ -319,6 +319,11 @@ impl Context {
         of_the_store.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
+    /// The directories that hold it, of a `file://` context.
+    pub fn directories(&self) -> impl Iterator<Item = &Path> {
+        self.roles.values().chain([&self.store]).filter_map(|url| url.strip_prefix("file://")).map(Path::new)
+    }
+
     /// Every place of the context by role, with the options `over` before the context's own.
     pub fn places(
         &self,

@@ -141,6 +141,9 @@ pub enum Make {
     Special(Body),
 }
 
+/// Why a bundle is not moved into `labels/`.
+const LABEL_BY_LINK: &str = "a label is made by mkdir labels/NAME, or ln -s ../bundles/ID labels/NAME";
+
 impl Vfs {
     /// The entry `name` of the directory `parent`, or how long its absence lasts.
     ///
@@ -341,6 +344,10 @@ impl Vfs {
                 self.told(to.1.as_bytes(), self.rename_name(&a, (from.1, to.1), no_replace, caller).await)
             }
             (Node::Row { .. }, _) | (_, Node::Row { .. }) => Err(VfsError::ReadOnly),
+            // For another file system mv(1) would copy: it would make a label, of the newest bundle.
+            (Node::Name(NameNode::Bundles(_)), Node::Name(NameNode::Labels(_))) => {
+                self.told(to.1.as_bytes(), Err(VfsError::Misplaced(LABEL_BY_LINK)))
+            }
             _ => Err(VfsError::OtherTree),
         }
     }
@@ -498,7 +505,12 @@ impl Vfs {
 
     /// Makes what was done to a staging tree safe from a power cut.
     pub async fn fsync(&self, ino: Ino) -> Result<(), VfsError> {
-        let Node::Staged { slot, .. } = self.node(ino)? else { return Ok(()) };
+        let slot = match self.node(ino)? {
+            Node::Staged { slot, .. } => slot,
+            // Nobody is told that what lies there is safe, or committed.
+            Node::Name(NameNode::BusyStaging(_)) => return Err(self.busy()),
+            _ => return Ok(()),
+        };
         let tree = self.tree(slot)?;
         tokio::task::spawn_blocking(move || tree.sync()).await.map_err(|_| VfsError::Failed("sync".to_owned()))??;
         Ok(())
@@ -623,6 +635,11 @@ impl Vfs {
         Ok(OpenTree { repo: repo.clone(), committer, known: known.clone(), following: following.clone() })
     }
 
+    fn following_at(&self, slot: usize) -> Option<Arc<follow::Following>> {
+        let trees = self.trees.lock().expect("nothing panics while it holds the trees");
+        trees.by_slot.get(slot).map(|open| open.following.clone())
+    }
+
     /// Takes a tree out of its slot, so that nobody else comes to it.
     pub(crate) fn take_committer(&self, slot: usize) -> Option<Arc<Committer>> {
         let mut trees = self.trees.lock().expect("nothing panics while it holds the trees");
@@ -729,7 +746,8 @@ impl Vfs {
                 None => slot,
             }
         };
-        let committer = Some(self.open_tree(repo, None).await?);
+        let chosen = known.and_then(|slot| self.following_at(slot)).and_then(|following| following.chosen());
+        let committer = Some(self.open_tree(repo, None, chosen.as_ref()).await?);
         if let Some(slot) = known {
             // It was closed, and what should have opened it again failed.
             self.put_committer(slot, committer);

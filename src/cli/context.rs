@@ -200,6 +200,8 @@ async fn create(host: &Host, args: CreateArgs) -> Result<(), Failure> {
     };
     refuse_taken(host, &context.name)?;
     refuse_network_file_systems(&context)?;
+    // Whatever is refused by what was typed is refused before anything is made.
+    context.check_options()?;
     context.roles.values().chain([&context.store]).try_for_each(|url| backend::make_directory(url))?;
     let places = context.places(&host.environment, &BTreeMap::new())?;
     for place in distinct(&places) {

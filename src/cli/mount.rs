@@ -140,7 +140,7 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     context.options.extend(options.store.clone());
     let state = options.state.clone().unwrap_or_else(|| host.places.state.clone());
     let (dir, replaced) = place::mount_point(&args.dir)?;
-    place::check(&dir, &state, host)?;
+    place::check(&dir, &state, host, &context)?;
     place::settle(&state, &context.id.to_string())?;
     let destination = destination(args, &options, &state.join("log").join(format!("{}.log", context.name)), &dir);
     let log = destination.to_string();

@@ -384,7 +384,10 @@ impl MountOptions {
                 self.metrics = Some(address);
             }
             "refresh" => self.refresh = duration(value).ok_or_else(|| bad("a time like 1s or 5m"))?,
-            "timeout" => self.timeout = duration(value).ok_or_else(|| bad("a time like 30s or 5m"))?,
+            "timeout" => {
+                let time = duration(value).filter(|time| !time.is_zero());
+                self.timeout = time.ok_or_else(|| bad("a time like 30s or 5m"))?;
+            }
             // Who may unmount it, says mount(8).
             "comment" | "user" => {}
             name if name.starts_with("x-") => {}

@@ -123,8 +123,13 @@ pub fn print_json(value: &Value) {
 
 /// One line on stdout. A reader that has gone away (`| head`) is no failure of ours.
 pub fn print_line(line: &str) {
+    print(format!("{line}\n").as_bytes());
+}
+
+/// The same, of any bytes.
+pub fn print(bytes: &[u8]) {
     use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let _ = std::io::stdout().write_all(bytes);
 }
 
 /// Ends a command: nothing to say, or why it failed.

@@ -25,7 +25,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::error::StagingError;
 use super::extents::{SealedExtents, next_extent};
-use super::inode::{Inode, InodeBody};
+use super::inode::{Inode, InodeBody, ROOT};
 use super::journal::{Journal, Sealed as SealedDescriptor};
 use super::queue::Queue;
 pub use super::request::{CommitReport, CommitRequest, LabelReport, Sources};
@@ -264,6 +264,11 @@ impl Committer {
         Ok(Descriptor::decode(&body)?)
     }
 
+    /// Whether there is something to make a bundle of. A tree without a base whose entries were all removed again has nothing.
+    pub async fn has_changes(&self) -> Result<bool, StagingError> {
+        Ok(self.tree.is_dirty() && (self.parent().is_some() || !self.tree.list(ROOT, None, 1).await?.is_empty()))
+    }
+
     /// Commits the tree as it is now. One commit at a time; a second waits for the first.
     ///
     /// Safe to drop: the next commit goes on with the same intent.
@@ -284,7 +289,7 @@ impl Committer {
             self.recover().await?;
         }
         self.refresh_parent().await?;
-        if !self.tree.is_dirty() {
+        if !self.has_changes().await? {
             return self.unchanged(&request).await;
         }
         let parent = self.parent();

@@ -310,6 +310,12 @@ async fn an_empty_tree_without_a_base_has_nothing_to_commit() {
     let here = world.host("here").await;
     let refused = here.committer.commit(CommitRequest::default()).await;
     assert!(matches!(refused, Err(CommitError::NothingStaged)));
+    // Nor has one in which something was, and was removed again.
+    here.put(ROOT, "file", b"x").await;
+    here.tree.unlink(ROOT, &name("file")).await.unwrap();
+    assert!(here.tree.is_dirty());
+    let refused = here.committer.commit(CommitRequest::default()).await;
+    assert!(matches!(refused, Err(CommitError::NothingStaged)), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -159,7 +159,10 @@ const S3_OURS: [&str; 3] = ["profile", "credentials", "ca_file"];
 pub fn check_options(urls: &[&str], options: &BTreeMap<String, String>) -> Result<(), StoreError> {
     for name in options.keys() {
         if !urls.iter().any(|url| knows(url, name)) {
-            let what = format!("{name}: no such store option (endpoint, region, allow_http, profile, … are known)");
+            let what = match knows("s3://", name) {
+                true => format!("{name}: an option of s3:// stores, which this is not (leave it out)"),
+                false => format!("{name}: no such store option (endpoint, region, allow_http, profile, … are known)"),
+            };
             return Err(StoreError::Unsupported { what });
         }
         if matches!(s3_key(name), Some(AmazonS3ConfigKey::SecretAccessKey | AmazonS3ConfigKey::Token)) {

@@ -1,14 +1,14 @@
 //! `.datamon`: texts that say what is going on, commands, and the jobs that programs start through ioctls.
 //!
 //! [`texts`] says what files there are, [`history`] are those that grow, [`files`] is the one that may be huge, [`jobs`] is what programs ask for,
-//! [`discard`] puts changes aside, [`stats`] and [`reads`] count, [`times`] says when a text changed.
+//! [`reopen`] puts changes aside and chooses a base, [`stats`] and [`reads`] count, [`times`] says when a text changed.
 //! Here is what all of them stand on: what is remembered, what was refused, and how a tree is committed.
 
-mod discard;
 mod files;
 mod history;
 mod jobs;
 mod reads;
+mod reopen;
 mod stats;
 pub(super) mod texts;
 mod times;
@@ -17,9 +17,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use discard::Way;
+pub(super) use reopen::Way;
 
 use super::error::VfsError;
+use super::namespace::BaseChoice;
 use super::node::{Ino, Node, RepoKey, Through};
 use super::{Shared, Vfs};
 use crate::model::acl::{AclKind, Perm};
@@ -29,7 +30,7 @@ use crate::model::id::RepoId;
 use crate::model::job::Progress;
 use crate::model::limits::NAME_BYTES_MAX;
 use crate::model::metrics::Histogram;
-use crate::model::name::{Contributor, LabelName};
+use crate::model::name::{Contributor, LATEST, LabelName};
 use crate::staging::commit::{CommitError, CommitReport, CommitRequest};
 use crate::staging::inode::ROOT;
 use crate::staging::message::Message;
@@ -44,8 +45,11 @@ pub const DIRECTORY: &[u8] = b".datamon";
 const COMMIT_ERROR: &str = "commit of ";
 /// How long after a refused removal below it a label or bundle is not removed.
 const RECURSIVE: Duration = Duration::from_secs(60);
+/// How long a commit waits until its labels lead to it for everybody who looks through this mount.
+const SHOW_LIMIT: Duration = Duration::from_secs(2);
 /// What `ctl` understands.
-const COMMANDS: &str = "unknown command (commit, discard, undiscard, restore BUNDLE)";
+const COMMANDS: &str = "unknown command (commit, discard, undiscard, base LABEL|BUNDLE, restore BUNDLE)";
+const NOT_YET: &str = "pin, drop and prefetch are not in this version";
 
 /// What is asked of a commit beside what the mount was told.
 #[derive(Debug, Clone, Default)]
@@ -64,7 +68,8 @@ pub struct Control {
     jobs: Shared<HashMap<u64, tokio::sync::watch::Receiver<Progress>>>,
     next_job: AtomicU64,
     last_error: Shared<Option<String>>,
-    last_commit: Shared<Option<String>>,
+    /// The last commit of each repo; that of all comes last.
+    last_commits: Shared<Vec<(RepoId, String)>>,
     lease: Shared<Option<Timestamp>>,
     frozen: AtomicBool,
     writers: Shared<HashMap<Ino, u32>>,
@@ -170,6 +175,37 @@ impl Vfs {
         outcome
     }
 
+    fn note_commit(&self, repo: RepoId, text: String) {
+        let mut last = self.control.last_commits.lock().expect("nothing panics while it holds the list");
+        last.retain(|(of, _)| *of != repo);
+        last.push((repo, text));
+    }
+
+    /// What the last commit of a repo was, or of all.
+    fn last_commit(&self, repo: Option<RepoId>) -> Option<String> {
+        let last = self.control.last_commits.lock().expect("nothing panics while it holds the list");
+        let found = last.iter().rev().find(|(of, _)| repo.is_none_or(|repo| *of == repo));
+        found.map(|(_, text)| text.clone())
+    }
+
+    /// Makes a commit from here seen here at once: the kernel looks again where `latest` and these labels lead, and the tree
+    /// goes on as the mount's options say.
+    async fn show_committed(&self, slot: usize, repo: &RepoKey, labels: &[LabelName]) {
+        if let Ok(open) = self.open_tree_at(slot) {
+            open.following.choose(None);
+        }
+        let names = labels.iter().map(LabelName::as_str).chain([LATEST]);
+        let all = async {
+            for name in names {
+                self.forget_label(repo, name).await;
+            }
+        };
+        // The kernel waits for who is looking there now, and that one for the store.
+        if tokio::time::timeout(SHOW_LIMIT, all).await.is_err() {
+            tracing::warn!(repo = %repo.name, "labels are shown as they were for a moment: somebody is looking there");
+        }
+    }
+
     fn set_last_error(&self, text: String) {
         *self.control.last_error.lock().expect("nothing panics while it holds a text") = Some(text);
     }
@@ -222,8 +258,10 @@ impl Vfs {
                 let bundle = bundle.parse().map_err(|_| VfsError::Invalid("restore: a bundle's id is expected"))?;
                 self.restore_bundle(repo, bundle, caller).await
             }
-            ("discard", "") => self.move_changes(repo, Way::Discard).await,
-            ("undiscard", "") => self.move_changes(repo, Way::Undiscard).await,
+            ("discard", "") => self.reopen(repo, Way::Discard).await,
+            ("undiscard", "") => self.reopen(repo, Way::Undiscard).await,
+            ("base", name) if !name.is_empty() => self.reopen(repo, Way::Base(BaseChoice::named(name))).await,
+            ("pin" | "drop" | "prefetch", _) => Err(VfsError::Invalid(NOT_YET)),
             _ => Err(VfsError::Invalid(COMMANDS)),
         }
     }
@@ -237,7 +275,7 @@ impl Vfs {
         }
         let Ok((_, committer)) = self.committer(slot) else { return false };
         // An empty tree without a base has nothing to make a bundle of.
-        if !committer.tree().is_dirty() && committer.parent().is_none() {
+        if committer.parent().is_none() && !committer.has_changes().await.unwrap_or(true) {
             return false;
         }
         self.may_write(ino, caller, groups).await
@@ -276,12 +314,13 @@ impl Vfs {
         let message = Message::beside(committer.tree().dir());
         let left = message.read()?;
         let settings = self.settings();
+        let labels: Vec<_> = settings.labels.iter().cloned().chain(asked.labels).collect();
         let request = CommitRequest {
             message: asked.message.unwrap_or_else(|| match String::from_utf8_lossy(&left).trim_end() {
                 "" => settings.message.clone(),
                 text => text.to_owned(),
             }),
-            labels: settings.labels.iter().cloned().chain(asked.labels).collect(),
+            labels: labels.clone(),
             fail_if_diverged: settings.fail_if_diverged,
             who: settings.identity.of(caller.uid, asked.contributor.as_ref()).await,
             sources: self.sources(slot),
@@ -298,6 +337,7 @@ impl Vfs {
             Ok(report) => {
                 if report.changed {
                     self.lineage.committed(slot, mark);
+                    self.show_committed(slot, &repo, &labels).await;
                     // Also where another one was given with the commit: it was meant for this bundle.
                     message.clear(&left)?;
                 }
@@ -305,7 +345,7 @@ impl Vfs {
                     if report.diverged { " (diverged: latest was another bundle than the base)" } else { "" };
                 let labels: String = report.labels.sentences().iter().map(|note| format!(" ({note})")).collect();
                 let text = format!("{}{diverged}{labels}", report.bundle);
-                *self.control.last_commit.lock().expect("nothing panics while it holds a text") = Some(text);
+                self.note_commit(repo.id, text);
                 let mut last = self.control.last_error.lock().expect("nothing panics while it holds a text");
                 last.take_if(|text| text.starts_with(COMMIT_ERROR));
                 drop(last);

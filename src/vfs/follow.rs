@@ -55,12 +55,24 @@ pub(crate) struct Following {
     tried: Shared<Option<(Timestamp, Instant)>>,
     /// The bundle committed from here that the tree was last asked to start from: once is enough, it shows the same.
     tried_own: Shared<Option<BundleId>>,
+    /// What `ctl` was told to start the tree from, until its next commit.
+    chosen: Shared<Option<BaseChoice>>,
 }
 
 impl Following {
     /// Held while the tree gets another base.
     pub(crate) fn running(&self) -> Arc<tokio::sync::Mutex<()>> {
         self.running.clone()
+    }
+
+    /// Says what the tree starts from; `None`: what the mount's options say.
+    pub(crate) fn choose(&self, base: Option<BaseChoice>) {
+        *self.chosen.lock().expect("nothing panics while it holds a choice") = base;
+    }
+
+    /// What the tree starts from, where somebody chose it.
+    pub(crate) fn chosen(&self) -> Option<BaseChoice> {
+        self.chosen.lock().expect("nothing panics while it holds a choice").clone()
     }
 }
 
@@ -114,7 +126,8 @@ impl Vfs {
     }
 
     fn follow_is_due(&self, open: &OpenTree) -> bool {
-        if self.settings().base != BaseChoice::Latest || open.committer.tree().is_dirty() {
+        let base = open.following.chosen().unwrap_or_else(|| self.settings().base.clone());
+        if base != BaseChoice::Latest || open.committer.tree().is_dirty() {
             return false;
         }
         let tried = *open.following.tried.lock().expect("nothing panics while it holds a time");

@@ -3,6 +3,7 @@
 //! Each is a change of the catalog or of a repo's refs, under the caller's name. What lies in a snapshot or in a staging
 //! tree is theirs.
 
+use super::control::Way;
 use super::error::VfsError;
 use super::namespace::{NAME_FORM, label_name, repo_name};
 use super::node::{Folder, NameNode, RepoKey, Scope, Through, ViewKey};
@@ -10,7 +11,8 @@ use super::{Found, Make, Ttl, Vfs};
 use crate::model::id::BundleId;
 use crate::model::name::{FileName, LATEST, LabelName};
 use crate::staging::commit::Committer;
-use crate::staging::tree::Caller;
+use crate::staging::inode::ROOT;
+use crate::staging::tree::{Caller, StagingError};
 use crate::store::refs::RefsError;
 use crate::store::{catalog, refs};
 
@@ -111,6 +113,7 @@ impl Vfs {
         match node {
             NameNode::Context => {
                 let name = repo_name(name.as_bytes()).ok_or(VfsError::NotFound)?;
+                self.refuse_staged(&self.repo(&name).await?).await?;
                 let removed = catalog::remove(self.store(), &name).await;
                 self.forget_catalog();
                 Ok(removed?)
@@ -130,9 +133,37 @@ impl Vfs {
         }
     }
 
+    /// Refuses to remove a repo into which somebody on this host has staged something: no gesture would lead there any more.
+    async fn refuse_staged(&self, repo: &RepoKey) -> Result<(), VfsError> {
+        if !self.tree_dir(repo).exists() {
+            return Ok(());
+        }
+        let slot = self.tree_slot(repo).await?;
+        let (_, committer) = self.committer(slot)?;
+        if !committer.tree().is_dirty() {
+            return Ok(());
+        }
+        if !committer.tree().list(ROOT, None, 1).await?.is_empty() {
+            return Err(VfsError::Busy(format!(
+                "{}: something is staged in it (commit or discard that first)",
+                repo.name
+            )));
+        }
+        drop(committer);
+        // What was staged was removed again: at umount nothing is to be committed for a repo that is gone.
+        self.reopen(repo, Way::Discard).await
+    }
+
     /// Takes a bundle out of sight, until it is restored or purged.
     async fn remove_bundle(&self, repo: &RepoKey, bundle: BundleId, caller: Caller) -> Result<(), VfsError> {
-        // The store learns of a base only when the first byte is uploaded; what is staged here is known now.
+        // The store learns of a base only when the first byte is uploaded; what is staged here is known now, also where
+        // nobody has looked into it since an earlier mount. What another mount has is that one's to say.
+        if self.tree_dir(repo).exists() {
+            match self.tree_slot(repo).await {
+                Ok(_) | Err(VfsError::Staging(StagingError::Busy(_))) => {}
+                Err(error) => return Err(error),
+            }
+        }
         let is_base = |committer: &Committer| {
             let parent = committer.parent().map(|parent| parent.descriptor().bundle);
             let base = committer.tree().base().snapshot.as_ref().map(|base| base.descriptor().bundle);

@@ -83,6 +83,17 @@ pub enum BaseChoice {
     Named(String),
 }
 
+impl BaseChoice {
+    /// What a word chooses: `latest`, `none`, or else a label or bundle.
+    pub fn named(word: &str) -> Self {
+        match word {
+            LATEST => Self::Latest,
+            "none" => Self::Nothing,
+            name => Self::Named(name.to_owned()),
+        }
+    }
+}
+
 /// What a mount was asked for.
 pub struct Settings {
     /// The context's name, for texts.
@@ -343,7 +354,7 @@ impl Vfs {
 
     // ---- repos, trees ----------------------------------------------------------------------------------------------
 
-    async fn repo(&self, name: &RepoName) -> Result<RepoKey, VfsError> {
+    pub(super) async fn repo(&self, name: &RepoName) -> Result<RepoKey, VfsError> {
         let known = self.catalog().await?.repos.get(name).copied().ok_or(VfsError::NotFound)?;
         let entry = match known.state {
             RepoState::Live => known,
@@ -362,6 +373,18 @@ impl Vfs {
         Ok(Snapshot::open(self.reader.clone(), self.ranges.clone(), repo, bundle).await?)
     }
 
+    /// The bundle that a choice means now.
+    pub(super) async fn base_of(&self, repo: &RepoKey, choice: &BaseChoice) -> Result<Option<BundleId>, VfsError> {
+        match choice {
+            BaseChoice::Latest => Ok(self.refs(repo.id).await?.latest),
+            BaseChoice::Nothing => Ok(None),
+            BaseChoice::Named(name) => {
+                let found = refs::resolve(&self.refs(repo.id).await?, name);
+                found.map(Some).ok_or_else(|| no_label(repo, name))
+            }
+        }
+    }
+
     /// The state directory of a repo's staging tree.
     pub(super) fn tree_dir(&self, repo: &RepoKey) -> PathBuf {
         let context = self.store.context().to_string();
@@ -369,8 +392,13 @@ impl Vfs {
     }
 
     /// Opens a repo's staging tree: one with changes on its own base, a clean one on what was asked for.
-    /// Who has its lock already brings it.
-    pub(super) async fn open_tree(&self, repo: &RepoKey, lock: Option<TreeLock>) -> Result<Arc<Committer>, VfsError> {
+    /// Who has its lock already brings it; `chosen` stands before the mount's option.
+    pub(super) async fn open_tree(
+        &self,
+        repo: &RepoKey,
+        lock: Option<TreeLock>,
+        chosen: Option<&BaseChoice>,
+    ) -> Result<Arc<Committer>, VfsError> {
         let dir = self.tree_dir(repo);
         let lock = lock.map_or_else(|| TreeLock::take(&dir), Ok)?;
         // Opening a database reads its log, and waits for whoever lets go of it: not on a thread that answers.
@@ -382,13 +410,7 @@ impl Vfs {
             Some(base) => {
                 base.map(|id| id.parse().map_err(|_| VfsError::Failed("the tree's base".to_owned()))).transpose()?
             }
-            None => match &self.settings.base {
-                BaseChoice::Latest => self.refs(repo.id).await?.latest,
-                BaseChoice::Nothing => None,
-                BaseChoice::Named(name) => {
-                    Some(refs::resolve(&self.refs(repo.id).await?, name).ok_or_else(|| no_label(repo, name))?)
-                }
-            },
+            None => self.base_of(repo, chosen.unwrap_or(&self.settings.base)).await?,
         };
         let snapshot = match base {
             Some(bundle) => Some(self.open_snapshot(repo.id, bundle).await?),

@@ -361,6 +361,12 @@ fn a_store_whose_disk_is_unmounted_refuses_the_commit_and_nothing_lands_below() 
     two.umount(&mnt);
     vanish();
 
+    // Nobody lays a mount over the store that it shows: it would wait for itself.
+    appear();
+    let over = two.datamon(["mount", "prod", store.to_str().unwrap()]).output().unwrap();
+    assert!(!over.status.success() && text(&over).contains("holds the context's store"), "{}", text(&over));
+    vanish();
+
     // Not even its mount point is there when somebody mounts.
     fs::remove_dir(&store).unwrap();
     for words in [["mount", "prod", mnt.to_str().unwrap()], ["context", "check", "prod"]] {

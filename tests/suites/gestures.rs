@@ -580,3 +580,140 @@ fn a_mounted_version_has_the_texts_of_its_repo() {
     world.host.umount(&version);
     world.end();
 }
+
+#[test]
+fn a_commit_is_seen_at_once_where_it_was_made() {
+    if !inside("gestures::a_commit_is_seen_at_once_where_it_was_made") {
+        return;
+    }
+    // What the kernel keeps it keeps for half a minute, unless it is told to look again.
+    let world = World::new("refresh=30s");
+    for number in ["1", "2", "3"] {
+        fs::write(world.at("staging/f"), number).unwrap();
+        harness::sync(&world.at("staging"));
+        assert_eq!(world.read("labels/latest/f"), number);
+    }
+    for number in ["4", "5"] {
+        fs::write(world.at("staging/f"), number).unwrap();
+        let staging = world.at("staging");
+        run(&mut world.host.datamon(["commit", "-l", "v1", staging.to_str().unwrap()]));
+        assert_eq!((world.read("labels/v1/f"), world.read("labels/latest/f")), (number.to_owned(), number.to_owned()));
+    }
+    world.host.umount(&world.mnt);
+}
+
+#[test]
+fn a_repo_into_which_something_is_staged_is_not_removed() {
+    if !inside("gestures::a_repo_into_which_something_is_staged_is_not_removed") {
+        return;
+    }
+    let world = World::new("refresh=100ms");
+    world.sh("echo precious > staging/a && sync -d staging/a");
+    world.refused("rmdir ../census", "Device or resource busy");
+    assert!(world.status().contains("something is staged in it (commit or discard that first)"), "{}", world.status());
+    // Nor after a mount that left it staged, before anybody has looked there.
+    run(&mut world.host.datamon(["umount", "--lazy", world.mnt.to_str().unwrap()]));
+    world.host.mount("prod", "refresh=100ms");
+    world.refused("rmdir ../census", "Device or resource busy");
+    assert_eq!(world.read("staging/a"), "precious\n");
+    // What was taken out again is nothing, for the removal and for the unmounting after it.
+    world.sh("rm staging/a");
+    let refused = world.host.datamon(["commit", world.at("staging").to_str().unwrap()]).output().unwrap();
+    assert!(!refused.status.success() && text(&refused).contains("nothing staged"), "{}", text(&refused));
+    world.sh("rmdir ../census");
+    assert!(!world.at("").exists());
+    world.host.umount(&world.mnt);
+}
+
+#[test]
+fn the_base_of_what_an_earlier_mount_left_staged_is_not_removed() {
+    if !inside("gestures::the_base_of_what_an_earlier_mount_left_staged_is_not_removed") {
+        return;
+    }
+    let world = World::new("refresh=100ms");
+    let base = world.commit("f", "1");
+    world.sh("echo small > staging/g");
+    run(&mut world.host.datamon(["umount", "--lazy", world.mnt.to_str().unwrap()]));
+    world.host.mount("prod", "refresh=100ms");
+    world.refused(&format!("rmdir bundles/{base}"), "Device or resource busy");
+    assert_eq!(world.read("staging/g"), "small\n");
+    world.host.umount(&world.mnt);
+}
+
+#[test]
+fn what_another_mount_holds_is_neither_synced_nor_committed_from_here() {
+    if !inside("gestures::what_another_mount_holds_is_neither_synced_nor_committed_from_here") {
+        return;
+    }
+    let world = World::new("refresh=100ms");
+    fs::write(world.at("staging/f"), "1").unwrap();
+    let other = world.dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    run(&mut world.host.datamon(["mount", "prod/census", other.to_str().unwrap()]));
+    for words in [vec!["sync"], vec![env!("CARGO_BIN_EXE_datamon"), "commit"]] {
+        let mut command = world.host.command(words[0]);
+        let refused = command.args(&words[1..]).arg(other.join("staging")).output().unwrap();
+        let said = text(&refused);
+        let is_told = said.contains("busy") || said.contains("another mount has this staging tree");
+        assert!(!refused.status.success() && is_told, "{words:?}: {said}");
+    }
+    world.host.umount(&other);
+    world.host.umount(&world.mnt);
+}
+
+#[test]
+fn a_clean_tree_starts_from_the_base_that_ctl_is_told() {
+    if !inside("gestures::a_clean_tree_starts_from_the_base_that_ctl_is_told") {
+        return;
+    }
+    let world = World::new("refresh=100ms");
+    let one = world.commit("f", "1");
+    world.sh(&format!("ln -s ../bundles/{one} labels/v1"));
+    let two = world.commit("f", "2");
+    world.refused("echo 'base nope' > .datamon/ctl", "No such file or directory");
+    assert!(world.status().contains("no label or bundle nope"), "{}", world.status());
+    world.sh("echo 'base v1' > .datamon/ctl");
+    // And it does not follow latest from there.
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(world.read("staging/f"), "1");
+    fs::write(world.at("staging/g"), "new").unwrap();
+    world.refused(&format!("echo 'base {two}' > .datamon/ctl"), "Device or resource busy");
+    let three = world.commit("h", "newer");
+    assert!(world.read(&format!(".datamon/bundle/{three}/info")).contains(&one), "its parent is the base");
+    assert_eq!((world.read("labels/latest/f"), world.read("labels/latest/g")), ("1".to_owned(), "new".to_owned()));
+    // The commit ended that: the tree follows latest again.
+    world.sh("echo 'base none' > .datamon/ctl");
+    assert!(world.names("staging").is_empty());
+    world.sh("echo 'base latest' > .datamon/ctl");
+    assert_eq!(world.names("staging"), ["f", "g", "h"]);
+    world.host.umount(&world.mnt);
+}
+
+#[test]
+fn a_bundle_that_is_moved_into_labels_makes_no_label_of_another() {
+    if !inside("gestures::a_bundle_that_is_moved_into_labels_makes_no_label_of_another") {
+        return;
+    }
+    let world = World::new("refresh=100ms");
+    let one = world.commit("f", "1");
+    world.commit("f", "2");
+    world.refused(&format!("mv bundles/{one} labels/x"), "Operation not permitted");
+    assert!(world.status().contains("ln -s ../bundles/ID labels/NAME"), "{}", world.status());
+    assert_eq!(world.names("labels"), ["latest"]);
+    world.host.umount(&world.mnt);
+}
+
+#[test]
+fn each_repo_says_what_its_own_last_commit_was() {
+    if !inside("gestures::each_repo_says_what_its_own_last_commit_was") {
+        return;
+    }
+    let world = World::new("refresh=100ms");
+    fs::create_dir(world.mnt.join("survey")).unwrap();
+    let bundle = world.commit("f", "1");
+    assert!(world.status().contains(&format!("last_commit: {bundle}")), "{}", world.status());
+    let status = |path: &str| fs::read_to_string(world.mnt.join(path)).unwrap();
+    assert!(!status("survey/.datamon/status").contains("last_commit"), "it has none");
+    assert!(status(".datamon/status").contains(&format!("last_commit: {bundle}")), "the last of all");
+    world.host.umount(&world.mnt);
+}

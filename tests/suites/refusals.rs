@@ -397,7 +397,7 @@ fn a_gesture_that_means_nothing_has_its_errno_and_changes_nothing() {
         ("mkdir census/bundles/x", "x: bundles are made by commits"),
         ("ln -s nowhere census/labels/v2", "v2: a label is a link to ../bundles/ID"),
         ("rmdir census", "census: "),
-        ("echo 'pin a' > census/.datamon/ctl", "pin a: unknown command (commit, discard"),
+        ("echo 'pin a' > census/.datamon/ctl", "pin a: pin, drop and prefetch are not in this version"),
         ("echo v9 > census/.datamon/labels/v1", "v1: "),
     ] {
         let mut command = Command::new("bash");

@@ -10,6 +10,7 @@ use super::process;
 use crate::cli::host::Host;
 use crate::cli::output::Failure;
 use crate::cli::umount;
+use crate::config::Context;
 use crate::local::sys;
 
 /// FUSE's number in statfs(2).
@@ -77,7 +78,7 @@ fn is_alive(dir: &Path) -> Option<bool> {
 }
 
 /// Refuses a mount that would hide its own files, and a state directory that is itself on FUSE.
-pub fn check(dir: &Path, state: &Path, host: &Host) -> Result<(), Failure> {
+pub fn check(dir: &Path, state: &Path, host: &Host, context: &Context) -> Result<(), Failure> {
     let refused = |why: String| Failure::new("failed", format!("{}: {why}", dir.display()));
     let made = fs::create_dir_all(state);
     made.map_err(|why| Failure::new("failed", format!("{}: {why} (choose another: -o state=DIR)", state.display())))?;
@@ -86,6 +87,12 @@ pub fn check(dir: &Path, state: &Path, host: &Host) -> Result<(), Failure> {
     for place in ours {
         if place.starts_with(dir) {
             return Err(refused(format!("holds datamon's own files in {} (mount elsewhere)", place.display())));
+        }
+    }
+    for store in context.directories() {
+        let holds = fs::canonicalize(store).is_ok_and(|store| store.starts_with(dir));
+        if holds {
+            return Err(refused(format!("holds the context's store in {} (mount elsewhere)", store.display())));
         }
     }
     let on_fuse = sys::file_system(&state).is_ok_and(|found| found.kind == FUSE_MAGIC);

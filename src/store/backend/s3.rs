@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::{Certificate, ClientOptions, RetryConfig};
+use object_store::{Certificate, ClientConfigKey, ClientOptions, RetryConfig};
 
 use super::{Place, chain, s3_key};
 use crate::store::StoreError;
@@ -35,7 +35,14 @@ pub(super) fn open(
         .with_retry(retry)
         .with_client_options(client_options(url, options)?)
         .with_http_connector(Connector(wire.clone()));
-    for (key, value) in settings(url, options, variables)? {
+    let settings = settings(url, options, variables)?;
+    let last = |key: AmazonS3ConfigKey| settings.iter().rev().find(|(found, _)| *found == key).map(|(_, value)| value);
+    let is_open = last(AmazonS3ConfigKey::Endpoint).is_some_and(|endpoint| endpoint.starts_with("http://"));
+    if is_open && last(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp)).is_none_or(|allowed| allowed == "false") {
+        let what = "its endpoint is http://, which everybody on the way can read and change";
+        return Err(unsupported(format!("{url}: {what} (--option allow_http=true allows it)")));
+    }
+    for (key, value) in settings {
         builder = builder.with_config(key, value);
     }
     let store = Arc::new(builder.build().map_err(|why| unsupported(format!("{url}: {}", chain(&why))))?);

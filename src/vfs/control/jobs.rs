@@ -35,6 +35,7 @@ impl Vfs {
         let trees = match (&verb, self.node(ino)?) {
             (Verb::Commit { all: false, .. }, Node::Staged { slot, .. }) => Trees::At(slot),
             (Verb::Commit { all: false, .. }, Node::Name(NameNode::Repo(repo))) => Trees::Of(repo),
+            (Verb::Commit { all: false, .. }, Node::Name(NameNode::BusyStaging(repo))) => Trees::Of(repo),
             (Verb::Commit { all: false, .. }, node) => Trees::None(not_a_tree(&node)),
             _ => Trees::All,
         };
@@ -120,7 +121,8 @@ impl Vfs {
                     continue;
                 }
             };
-            if all && !committer.tree().is_dirty() {
+            // What cannot be looked at fails as a commit.
+            if all && !committer.has_changes().await.unwrap_or(true) {
                 continue;
             }
             if all && !self.settings().umount_commits {

@@ -429,7 +429,7 @@ impl Vfs {
             }
         }
         let text = |of: &Shared<Option<String>>| of.lock().expect("nothing panics while it holds a text").clone();
-        lines.extend(text(&self.control.last_commit).map(|text| format!("last_commit: {text}")));
+        lines.extend(self.last_commit(repo.map(|repo| repo.id)).map(|text| format!("last_commit: {text}")));
         lines.extend(text(&self.control.last_error).map(|text| format!("last_error: {}", one_line(&text))));
         lines.extend(settings.notices.iter().map(|notice| format!("notice: {notice}")));
         let unlogged = self.read_log().and_then(|log| log.notice());
