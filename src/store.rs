@@ -65,6 +65,14 @@ pub enum StoreError {
         /// What the store said.
         why: String,
     },
+    /// The store has no room.
+    #[error("{key}: no room in the store: {why} (make room there)")]
+    Full {
+        /// The object.
+        key: ObjectKey,
+        /// What the store said.
+        why: String,
+    },
     /// No answer in time, or none that helps.
     #[error("{key}: the store does not answer: {why}")]
     Unavailable {
@@ -334,6 +342,7 @@ impl Store {
                     return Ok(Put::Ours);
                 }
                 Ok(Err(Failure::Denied(why))) => return Err(StoreError::Denied { key: key.clone(), why }),
+                Ok(Err(Failure::Full(why))) => return Err(StoreError::Full { key: key.clone(), why }),
                 Ok(Err(failure)) => (failure.to_string(), matches!(failure, Failure::Exists)),
                 Err(_) => ("no answer before the deadline".to_owned(), false),
             };

@@ -153,6 +153,9 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
         tracing::warn!(%why, "ps(1) shows this daemon by another name");
     }
     sys::bound_heap();
+    if let Err(why) = sys::raise_open_files() {
+        tracing::warn!(%why, "no more files can be open than the shell allowed (ulimit -n)");
+    }
     // Before any thread is started, so that all of them leave these signals to the one that waits.
     let terminated = sys::catch_termination();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

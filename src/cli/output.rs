@@ -85,6 +85,7 @@ impl From<StoreError> for Failure {
         let kind = match &error {
             StoreError::NotFound { .. } => "not_found",
             StoreError::Denied { .. } => "denied",
+            StoreError::Full { .. } => "full",
             StoreError::Unavailable { .. } => "unavailable",
             StoreError::Corrupt { .. } => "corrupt",
             StoreError::Conflict { .. } => "conflict",

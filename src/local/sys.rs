@@ -158,6 +158,17 @@ pub fn identity() -> (u32, u32) {
     unsafe { (libc::geteuid(), libc::getegid()) }
 }
 
+/// Lets this process open as many files as its owner allows (setrlimit(2)): a shell's soft limit is for programs that use
+/// select(2).
+pub fn raise_open_files() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the limit is read and written for the length of the calls.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: as above.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })
+}
+
 /// Leaves the caller's session, so that its terminal's signals no longer arrive (setsid(2)).
 pub fn new_session() {
     // SAFETY: takes nothing; fails only for the leader of a process group, whose terminal is no one else's.

@@ -30,7 +30,7 @@ use crate::format::range::{RangeWriter, Row, RowKey, RowValue, decode_range};
 use crate::model::entry::{BlockList, BlockRef, Body, Content, Entry, Extent, FileBody, RecordRef, TreeCounts};
 use crate::model::id::{BlockId, ContentId, IntentId, ObjectHash, PackId, Run};
 use crate::model::limits::{
-    DESCRIPTOR_BYTES_MAX, EXTENT_BLOCK_CHUNKS, RECORD_RAW_BYTES_MAX, ROW_EXTENT_BLOCKS_MAX, ROWS_MAX,
+    DESCRIPTOR_BYTES_MAX, EXTENT_BLOCK_CHUNKS, PATH_BYTES_MAX, RECORD_RAW_BYTES_MAX, ROW_EXTENT_BLOCKS_MAX, ROWS_MAX,
 };
 use crate::store::Store;
 
@@ -51,6 +51,17 @@ pub enum WriteError {
     /// A row names a pack that nobody knows: the bundle would not keep it alive.
     #[error("pack {0} is named by the tree and listed nowhere: changes stay staged")]
     UnknownPack(PackId),
+    /// An entry lies deeper than a bundle can say.
+    #[error(
+        "{begin}…: a path of {bytes} bytes, and a bundle takes {PATH_BYTES_MAX} (give it or its directories shorter names, or move \
+         it up): changes stay staged"
+    )]
+    PathTooLong {
+        /// The path's first bytes.
+        begin: String,
+        /// Its length.
+        bytes: usize,
+    },
     /// What was made of the tree does not come back: a bug, or an entry beyond the limits of the format.
     #[error("{what} of the new bundle cannot be read back ({why}): changes stay staged")]
     Unreadable {
@@ -72,6 +83,17 @@ pub enum WriteError {
 /// Refuses what no reader would take: the only copy of somebody's data must not end in bytes that are thought damaged.
 fn readable<T>(what: &'static str, decoded: Result<T, FormatError>) -> Result<(), WriteError> {
     decoded.map(drop).map_err(|why| WriteError::Unreadable { what, why })
+}
+
+/// Refuses a key whose path is longer than readers take: a key has a byte more, for the end of its directory.
+fn expect_path(key: &RowKey) -> Result<(), WriteError> {
+    const SHOWN_BYTES: usize = 120;
+    let key = key.as_bytes();
+    if key.len() <= PATH_BYTES_MAX + 1 {
+        return Ok(());
+    }
+    let begin = String::from_utf8_lossy(&key[..SHOWN_BYTES]).replace('\0', "/");
+    Err(WriteError::PathTooLong { begin, bytes: key.len() - 1 })
 }
 
 /// Writes one tree. See the module.
@@ -143,14 +165,17 @@ impl TreeWriter {
     }
 
     /// A directory; in key order among directories.
-    pub fn directory(&mut self, key: RowKey, entry: Entry) {
+    pub fn directory(&mut self, key: RowKey, entry: Entry) -> Result<(), WriteError> {
+        expect_path(&key)?;
         self.directories.push(Row { key, value: RowValue::Entry(entry) });
+        Ok(())
     }
 
     /// Anything else; in key order among these, link rows first. `bytes` is what the name adds to its directory's
     /// counts: a regular file's size, through a hard link too.
     pub async fn file(&mut self, row: Row, bytes: u64) -> Result<(), WriteError> {
         if !row.key.is_link() {
+            expect_path(&row.key)?;
             let key = row.key.as_bytes();
             let end = key.windows(2).position(|pair| pair == [0, 0]).expect("every key but a link's has a parent") + 2;
             let counts = match self.counts.get_mut(&key[..end]) {

@@ -144,7 +144,13 @@ pub(super) fn open_database(dir: &Path, memory: &DatabaseMemory) -> Result<Arc<D
     let path = dir.join("db");
     let is_new = !path.exists();
     let opened = Database::open(&path, memory).map_err(|why| {
-        let remedy = "put back what is missing; or give up what is staged, not what was committed, by moving it away";
+        let said = why.to_string();
+        // What is whole needs no more than what it was refused; nobody is to give up anything for that.
+        let remedy = match () {
+            () if said.contains("No space left on device") => "nothing is lost: make room on that disk",
+            () if said.contains("Too many open files") => "nothing is lost: allow more open files (ulimit -n)",
+            () => "put back what is missing; or give up what is staged, not what was committed, by moving it away",
+        };
         StagingError::State(format!("{}: {why} ({remedy})", dir.display()))
     })?;
     if is_new {

@@ -167,7 +167,7 @@ impl<'a> Tables<'a> {
     async fn walk(&mut self) -> Result<(), CommitError> {
         let root = self.at.sealed.inode(ROOT).await?;
         let body = Body::Directory { counts: TreeCounts::default(), opaque: false };
-        self.writer.directory(RowKey::root(), root.entry(body));
+        self.writer.directory(RowKey::root(), root.entry(body))?;
         let mut waiting = vec![(ROOT, root, TreePath::root())];
         while let Some((ino, inode, path)) = waiting.pop() {
             let below = self.directory(ino, &inode, &path).await?;
@@ -195,7 +195,7 @@ impl<'a> Tables<'a> {
                 let key = RowKey::child(path, &name);
                 if inode.kind() == FileKind::Directory {
                     let body = Body::Directory { counts: TreeCounts::default(), opaque: false };
-                    self.writer.directory(key, inode.entry(body));
+                    self.writer.directory(key, inode.entry(body))?;
                     below.push((child, inode, path.join(&name)));
                 } else {
                     self.file(key, path, &name, child, inode).await?;

@@ -39,6 +39,8 @@ pub enum Failure {
     TooLarge(u64),
     /// Asking again will not help.
     Denied(String),
+    /// There is no room for it.
+    Full(String),
     /// Asking again may help.
     Transient(String),
 }
@@ -49,7 +51,7 @@ impl fmt::Display for Failure {
             Self::NotFound => f.write_str("not found"),
             Self::Exists => f.write_str("exists"),
             Self::TooLarge(bytes) => write!(f, "has {bytes} bytes"),
-            Self::Denied(why) | Self::Transient(why) => f.write_str(why),
+            Self::Denied(why) | Self::Full(why) | Self::Transient(why) => f.write_str(why),
         }
     }
 }
@@ -59,6 +61,9 @@ impl From<Error> for Failure {
         match error {
             Error::NotFound { .. } => Self::NotFound,
             Error::AlreadyExists { .. } | Error::Precondition { .. } => Self::Exists,
+            error if is_of_disk(&error, &[ErrorKind::StorageFull, ErrorKind::QuotaExceeded]) => {
+                Self::Full(said(&chain(&error)))
+            }
             error if lasting(&error) => Self::Denied(said(&chain(&error))),
             error => Self::Transient(said(&chain(&error))),
         }
@@ -81,13 +86,18 @@ fn lasting(error: &Error) -> bool {
 
 /// Whether a directory may not be written to, or not be read. A network that forbids something may allow it in a moment.
 fn is_forbidden(error: &Error) -> bool {
+    is_of_disk(error, &[ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem])
+}
+
+/// Whether a directory store failed for one of these reasons.
+fn is_of_disk(error: &Error, kinds: &[ErrorKind]) -> bool {
     if !matches!(error, Error::Generic { store: "LocalFileSystem", .. }) {
         return false;
     }
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
-        if matches!(kind, Some(ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem)) {
+        if kind.is_some_and(|kind| kinds.contains(&kind)) {
             return true;
         }
         source = cause.source();

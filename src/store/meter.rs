@@ -74,7 +74,7 @@ impl Outcome {
             Ok(Ok(_)) => Self::Done,
             Ok(Err(Failure::NotFound)) => Self::Missing,
             Ok(Err(Failure::Exists)) => Self::Exists,
-            Ok(Err(Failure::Denied(_))) => Self::Denied,
+            Ok(Err(Failure::Denied(_) | Failure::Full(_))) => Self::Denied,
             // One that is too large answered, and no answer would be another.
             Ok(Err(Failure::TooLarge(_))) => Self::Denied,
             Ok(Err(Failure::Transient(_))) => Self::Failed,

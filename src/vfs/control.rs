@@ -13,7 +13,7 @@ mod stats;
 pub(super) mod texts;
 mod times;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -314,7 +314,11 @@ impl Vfs {
         let message = Message::beside(committer.tree().dir());
         let left = message.read()?;
         let settings = self.settings();
-        let labels: Vec<_> = settings.labels.iter().cloned().chain(asked.labels).collect();
+        let mut labels = settings.labels.clone();
+        labels.extend(asked.labels);
+        // Named twice is meant once.
+        let mut named = HashSet::new();
+        labels.retain(|label| named.insert(label.clone()));
         let request = CommitRequest {
             message: asked.message.unwrap_or_else(|| match String::from_utf8_lossy(&left).trim_end() {
                 "" => settings.message.clone(),

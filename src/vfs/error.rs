@@ -1,8 +1,8 @@
 //! Refusals in POSIX terms: the one place that knows errno.
 
 use libc::{
-    EACCES, EBUSY, EEXIST, EFBIG, EINVAL, EIO, EISDIR, EMLINK, ENODATA, ENOENT, ENOSPC, ENOTDIR, ENOTEMPTY, ENXIO,
-    EOPNOTSUPP, EPERM, EROFS, ESTALE, ETIMEDOUT, EXDEV,
+    EACCES, EBUSY, EEXIST, EFBIG, EINVAL, EIO, EISDIR, EMLINK, ENAMETOOLONG, ENODATA, ENOENT, ENOSPC, ENOTDIR,
+    ENOTEMPTY, ENXIO, EOPNOTSUPP, EPERM, EROFS, ESTALE, ETIMEDOUT, EXDEV,
 };
 
 use crate::content::packer::PackError;
@@ -212,6 +212,7 @@ fn store(error: &StoreError) -> i32 {
     match error {
         // An object that a row names and the store does not have is damage, not absence.
         StoreError::NotFound { .. } | StoreError::Corrupt { .. } | StoreError::Denied { .. } => EIO,
+        StoreError::Full { .. } => ENOSPC,
         StoreError::Unavailable { .. } => ETIMEDOUT,
         StoreError::Conflict { .. } => ESTALE,
         StoreError::Unsupported { .. } => EOPNOTSUPP,
@@ -249,6 +250,7 @@ fn commit(error: &CommitError) -> i32 {
             WriteError::Pack(error) => pack(error),
             WriteError::Base(error) => snapshot(error),
             WriteError::UnknownPack(_) | WriteError::Unreadable { .. } => EIO,
+            WriteError::PathTooLong { .. } => ENAMETOOLONG,
             WriteError::TooLarge { .. } => EFBIG,
         },
         CommitError::Label(error) => refs(error),

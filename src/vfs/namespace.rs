@@ -28,7 +28,7 @@ use crate::model::entry::FileKind;
 use crate::model::id::{BundleId, RepoId};
 use crate::model::metrics::Operations;
 use crate::model::name::{FileName, LATEST, LabelName, RepoName, StageName};
-use crate::snapshot::{RangeCache, RowId, Snapshot};
+use crate::snapshot::{RangeCache, RowId, Snapshot, SnapshotError};
 use crate::staging::commit::Committer;
 use crate::staging::inode::ROOT;
 use crate::staging::tree::NodeAttr;
@@ -391,6 +391,24 @@ impl Vfs {
         self.settings.state.join(context).join(repo.id.to_string()).join(self.settings.stage.as_str())
     }
 
+    /// The state directories of this mount's stage, whosever they are.
+    pub(super) fn tree_dirs(&self) -> Vec<(RepoId, PathBuf)> {
+        let repos = self.settings.state.join(self.store.context().to_string());
+        let entries = std::fs::read_dir(repos).into_iter().flatten().flatten();
+        let dirs = entries.filter_map(|entry| {
+            let id = entry.file_name().to_str()?.parse().ok()?;
+            Some((id, entry.path().join(self.settings.stage.as_str())))
+        });
+        dirs.filter(|(_, dir)| dir.is_dir()).collect()
+    }
+
+    /// The repo with this id, while it is there.
+    pub(super) async fn repo_with(&self, id: RepoId) -> Result<Option<RepoKey>, VfsError> {
+        let catalog = self.catalog().await?;
+        let found = catalog.repos.iter().find(|(_, entry)| entry.id == id);
+        Ok(found.map(|(name, _)| RepoKey { name: name.clone(), id }))
+    }
+
     /// Opens a repo's staging tree: one with changes on its own base, a clean one on what was asked for.
     /// Who has its lock already brings it; `chosen` stands before the mount's option.
     pub(super) async fn open_tree(
@@ -406,6 +424,7 @@ impl Vfs {
         let memory = self.settings.database_memory.clone();
         let looked = tokio::task::spawn_blocking(move || lock.dirty_base(&memory).map(|base| (lock, base)));
         let (lock, dirty_base) = looked.await.map_err(ended)??;
+        let is_dirty = dirty_base.is_some();
         let base = match dirty_base {
             Some(base) => {
                 base.map(|id| id.parse().map_err(|_| VfsError::Failed("the tree's base".to_owned()))).transpose()?
@@ -413,7 +432,12 @@ impl Vfs {
             None => self.base_of(repo, chosen.unwrap_or(&self.settings.base)).await?,
         };
         let snapshot = match base {
-            Some(bundle) => Some(self.open_snapshot(repo.id, bundle).await?),
+            Some(bundle) => match self.open_snapshot(repo.id, bundle).await {
+                Err(VfsError::Snapshot(SnapshotError::NoBundle(_))) if is_dirty => {
+                    return Err(VfsError::Failed(no_base(repo, bundle)));
+                }
+                opened => Some(opened?),
+            },
             None => None,
         };
         let catalog = self.catalog().await?;
@@ -647,6 +671,12 @@ impl Vfs {
         let bundles = slots.filter_map(|(key, _)| key.name().parse().ok());
         Ok(bundles.filter(|bundle| !record.trashed.contains(bundle) && !record.purging.contains(bundle)).collect())
     }
+}
+
+/// Why a tree with changes cannot be opened: nobody else's bytes are shown below them.
+fn no_base(repo: &RepoKey, bundle: BundleId) -> String {
+    let what = "what is staged is based on it, and the store does not have it";
+    format!("{}: {bundle}: {what} (bring the store's objects back; nothing staged is lost)", repo.name)
 }
 
 fn no_label(repo: &RepoKey, name: &str) -> VfsError {

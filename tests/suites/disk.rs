@@ -368,10 +368,40 @@ fn a_store_whose_disk_is_unmounted_refuses_the_commit_and_nothing_lands_below() 
     vanish();
 
     // Not even its mount point is there when somebody mounts.
+    assert_eq!(super::harness::names(&store), [""; 0], "nothing lies below");
     fs::remove_dir(&store).unwrap();
     for words in [["mount", "prod", mnt.to_str().unwrap()], ["context", "check", "prod"]] {
         let refused = two.datamon(words).output().unwrap();
-        assert!(!refused.status.success() && text(&refused).contains("is its disk mounted?"), "{}", text(&refused));
+        assert!(!refused.status.success() && text(&refused).contains("no such directory"), "{}", text(&refused));
         assert!(!store.exists(), "nothing is made in its place");
     }
+}
+
+#[test]
+fn a_full_store_refuses_a_commit_at_once_and_everything_stays_staged() {
+    if !inside("disk::a_full_store_refuses_a_commit_at_once_and_everything_stays_staged") {
+        return;
+    }
+    let dir = scratch();
+    let store = dir.path().join("store");
+    fs::create_dir(&store).unwrap();
+    run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "none"]).arg(&store));
+    let place = Place::directory(&store);
+    let host = place.host(&dir.path().join("one"), "create");
+    let mnt = host.mount("prod", "timeout=20s");
+    let staging = mnt.join("census/staging");
+    fs::create_dir(mnt.join("census")).unwrap();
+    let bytes = super::trees::noise(7, 20 << 20);
+    fs::write(staging.join("large"), &bytes).unwrap();
+    let start = std::time::Instant::now();
+    let refused = host.datamon(["commit", staging.to_str().unwrap()]).output().unwrap();
+    let said = text(&refused);
+    assert!(!refused.status.success() && said.contains("no room in the store"), "{said}");
+    assert!(start.elapsed() < Duration::from_secs(15), "told after {:?}: {said}", start.elapsed());
+    assert!(fs::read(staging.join("large")).unwrap() == bytes);
+    run(Command::new("mount").args(["-o", "remount,size=200m"]).arg(&store));
+    sync(&staging);
+    assert!(fs::read(mnt.join("census/labels/latest/large")).unwrap() == bytes);
+    host.umount(&mnt);
+    run(Command::new("umount").arg(&store));
 }

@@ -717,3 +717,66 @@ fn each_repo_says_what_its_own_last_commit_was() {
     assert!(status(".datamon/status").contains(&format!("last_commit: {bundle}")), "the last of all");
     world.host.umount(&world.mnt);
 }
+
+#[test]
+fn what_nobody_has_looked_at_since_an_earlier_mount_is_committed_by_umount() {
+    if !inside("gestures::what_nobody_has_looked_at_since_an_earlier_mount_is_committed_by_umount") {
+        return;
+    }
+    let world = World::new("refresh=100ms");
+    world.commit("f", "1");
+    let (store, old) = (world.dir.path().join("store"), world.dir.path().join("old"));
+    let copy = |from: &Path, to: &Path| {
+        let (from, to) = (format!("{}/", from.display()), format!("{}/", to.display()));
+        run(Command::new("rsync").args(["-a", "--delete", &from, &to]))
+    };
+    copy(&store, &old);
+    world.commit("f", "2");
+    let new = world.dir.path().join("new");
+    copy(&store, &new);
+    let leave_and_mount = || {
+        run(&mut world.host.datamon(["umount", "--lazy", world.mnt.to_str().unwrap()]));
+        world.host.mount("prod", "refresh=100ms");
+    };
+    world.sh("echo left > staging/g");
+    leave_and_mount();
+    world.host.umount(&world.mnt);
+    world.host.mount("prod", "refresh=100ms");
+    assert_eq!(world.read("labels/latest/g"), "left\n");
+
+    // One whose base is gone cannot be committed; nobody is told that it was, and it can be when the base is back.
+    copy(&store, &new);
+    world.sh("echo left > staging/h");
+    leave_and_mount();
+    copy(&old, &store);
+    let refused = world.host.datamon(["umount", world.mnt.to_str().unwrap()]).output().unwrap();
+    assert!(!refused.status.success() && text(&refused).contains("the store does not have it"), "{}", text(&refused));
+    world.refused("ls staging", "Input/output error");
+    copy(&new, &store);
+    world.host.umount(&world.mnt);
+    world.host.mount("prod", "refresh=100ms");
+    assert_eq!(world.read("labels/latest/h"), "left\n");
+    world.host.umount(&world.mnt);
+}
+
+#[test]
+fn an_entry_too_deep_for_a_bundle_is_named_by_the_commit_that_it_stops() {
+    if !inside("gestures::an_entry_too_deep_for_a_bundle_is_named_by_the_commit_that_it_stops") {
+        return;
+    }
+    let world = World::new("refresh=100ms");
+    let deep = |levels: u32| {
+        let step = "d=$(printf 'd%.0s' {1..255}); cd staging";
+        format!("{step}; for i in $(seq {levels}); do mkdir -p $d; cd $d; done; touch leaf")
+    };
+    world.sh(&deep(15));
+    let one = world.commit("f", "1");
+    world.sh(&deep(17));
+    let refused = world.host.datamon(["commit", world.at("staging").to_str().unwrap()]).output().unwrap();
+    let said = text(&refused);
+    assert!(!refused.status.success() && said.contains("ddd…: a path of 4351 bytes"), "{said}");
+    assert!(said.contains("shorter names"), "{said}");
+    world.sh("rm -r staging/d*");
+    assert_ne!(world.commit("f", "2"), one);
+    world.host.umount(&world.mnt);
+}

@@ -5,11 +5,13 @@
 //! does not answer is given up and ended.
 
 use std::fs;
+use std::io;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use moka::future::Cache;
+use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
 use crate::cli::host::{CONTRIBUTOR, Host};
@@ -22,6 +24,8 @@ use crate::vfs::identity::{Identity, UserNames};
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// How long its word, or its silence, counts.
 const ANSWER_LIFETIME: Duration = Duration::from_secs(60);
+/// So much is read of it: a line has some hundred bytes.
+const ANSWER_BYTES_MAX: u64 = 64 << 10;
 /// Users whose names are remembered.
 const ANSWERS_MAX: u64 = 1024;
 
@@ -64,9 +68,9 @@ fn names() -> UserNames {
 /// The name of a user by the host's directory services.
 async fn served(uid: u32) -> Option<String> {
     let mut getent = Command::new("getent");
-    getent.arg("passwd").arg(uid.to_string()).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    match tokio::time::timeout(ANSWER_LIMIT, getent.output()).await {
-        Ok(Ok(said)) => named(uid, &String::from_utf8_lossy(&said.stdout)),
+    getent.arg("passwd").arg(uid.to_string()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    match tokio::time::timeout(ANSWER_LIMIT, said(getent.kill_on_drop(true))).await {
+        Ok(Ok(said)) => named(uid, &String::from_utf8_lossy(&said)),
         Ok(Err(error)) => {
             tracing::warn!(uid, %error, "getent cannot be asked for the name of a user");
             None
@@ -76,6 +80,16 @@ async fn served(uid: u32) -> Option<String> {
             None
         }
     }
+}
+
+/// What a program writes, as far as one looks at it.
+async fn said(program: &mut Command) -> io::Result<Vec<u8>> {
+    let mut program = program.spawn()?;
+    let mut said = Vec::new();
+    if let Some(output) = program.stdout.take() {
+        output.take(ANSWER_BYTES_MAX).read_to_end(&mut said).await?;
+    }
+    program.start_kill().and(Ok(said))
 }
 
 /// The name of a user by this host's list.

@@ -45,7 +45,9 @@ impl World {
     async fn writer(&self, n: u64, base: Option<&Snapshot>) -> TreeWriter {
         let (journal, intent) = (self.journal.clone(), IntentId::from_parts(n, 1));
         let mut writer = TreeWriter::new(self.store().clone(), journal, intent, Run(1), base).await.unwrap();
-        writer.directory(RowKey::root(), entry(Body::Directory { counts: TreeCounts::default(), opaque: false }));
+        writer
+            .directory(RowKey::root(), entry(Body::Directory { counts: TreeCounts::default(), opaque: false }))
+            .unwrap();
         writer
     }
 
@@ -347,7 +349,7 @@ async fn wide(world: &World, n: u64, base: Option<&Snapshot>, content: impl Fn(u
     for directory in 0..200 {
         let path = TreePath::parse(format!("d{directory:03}").as_bytes()).unwrap();
         let body = Body::Directory { counts: TreeCounts::default(), opaque: false };
-        writer.directory(RowKey::of_path(&path), entry(body));
+        writer.directory(RowKey::of_path(&path), entry(body)).unwrap();
         for number in 0..1_000 {
             let chunk = extent(content(directory, number), 1);
             let row = file(&format!("d{directory:03}/{number:04}.csv"), Content::Chunk(chunk), 10);
@@ -383,7 +385,7 @@ async fn rows(world: &World, n: u64, directories: &[&str], rows: Vec<Row>) -> Ar
     let mut writer = world.writer(n, None).await;
     for path in directories {
         let body = Body::Directory { counts: TreeCounts::default(), opaque: false };
-        writer.directory(RowKey::of_path(&TreePath::parse(path.as_bytes()).unwrap()), entry(body));
+        writer.directory(RowKey::of_path(&TreePath::parse(path.as_bytes()).unwrap()), entry(body)).unwrap();
     }
     for row in rows {
         writer.file(row, 10).await.unwrap();

@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Asked, Vfs};
+use crate::model::id::RepoId;
 use crate::model::job::{Committed, Job, Progress, Verb};
 use crate::staging::commit::CommitReport;
-use crate::staging::tree::Caller;
+use crate::staging::tree::{Caller, StagingError, TreeLock};
 use crate::vfs::error::VfsError;
 use crate::vfs::node::{Ino, NameNode, Node, RepoKey};
 
@@ -73,6 +74,11 @@ impl Vfs {
                 return failed("denied", why.to_owned(), vec![]);
             }
             Verb::Commit { message, labels, all, contributor } => {
+                // What an earlier mount left, and nobody has looked at since, is committed as well.
+                let mut unopened = Left::default();
+                if all {
+                    unopened = self.open_left_trees().await;
+                }
                 let slots = match trees {
                     Trees::At(slot) => vec![slot],
                     Trees::Of(repo) => match self.tree_slot(&repo).await {
@@ -86,7 +92,7 @@ impl Vfs {
                 if let Err(why) = asked.read(&labels, contributor.as_deref()) {
                     return failed("usage", why, Vec::new());
                 }
-                return self.run_commit(&asked, all, slots, caller).await;
+                return self.run_commit(&asked, all, slots, unopened, caller).await;
             }
         }
         Progress::Done { commits: Vec::new(), notes: Vec::new() }
@@ -107,9 +113,9 @@ impl Vfs {
         !self.control.writers.lock().expect("nothing panics while it holds the writers").is_empty()
     }
 
-    async fn run_commit(&self, asked: &Asked, all: bool, slots: Vec<usize>, caller: Caller) -> Progress {
+    async fn run_commit(&self, asked: &Asked, all: bool, slots: Vec<usize>, left: Left, caller: Caller) -> Progress {
         let mut commits = Vec::new();
-        let (mut failures, mut notes) = (Vec::new(), Vec::new());
+        let Left { mut failures, mut notes } = left;
         let mut kind = "failed";
         for slot in slots {
             let (repo, committer) = match self.committer(slot) {
@@ -148,6 +154,46 @@ impl Vfs {
             // Of several each may have its own; what is said of all is that they failed.
             failed(if failures.len() == 1 { kind } else { "failed" }, failures.join("; "), commits)
         }
+    }
+
+    /// Opens the trees of this mount that have changes of an earlier one. The store is asked only about such.
+    async fn open_left_trees(&self) -> Left {
+        let mut left = Left::default();
+        if self.is_read_only() {
+            return left;
+        }
+        let only = match self.root() {
+            Node::Name(NameNode::Context) => None,
+            Node::Name(NameNode::Repo(repo)) => Some(repo.id),
+            // What is mounted there is open, or no tree at all.
+            _ => return left,
+        };
+        let open: Vec<_> = self.tree_slots().iter().map(|repo| repo.id).collect();
+        let wanted = |id: &RepoId| !open.contains(id) && only.is_none_or(|only| only == *id);
+        for (id, dir) in self.tree_dirs().into_iter().filter(|(id, _)| wanted(id)) {
+            let is_dirty = {
+                let memory = self.settings().database_memory.clone();
+                let dir = dir.clone();
+                let _opening = self.opening.lock().await;
+                tokio::task::spawn_blocking(move || Ok(TreeLock::take(&dir)?.dirty_base(&memory)?.is_some())).await
+            };
+            match is_dirty
+                .unwrap_or_else(|_| Err(StagingError::State(format!("{}: cannot be looked at", dir.display()))))
+            {
+                // Another mount has it: that one's umount sees to it.
+                Ok(false) | Err(StagingError::Busy(_)) => {}
+                Ok(true) => match self.repo_with(id).await {
+                    Ok(Some(repo)) => match self.tree_slot(&repo).await {
+                        Ok(_) | Err(VfsError::Staging(StagingError::Busy(_))) => {}
+                        Err(error) => left.failures.push(error.to_string()),
+                    },
+                    Ok(None) => left.notes.push(format!("{}: staged for a repo that was removed", dir.display())),
+                    Err(error) => left.failures.push(format!("{}: {error}", dir.display())),
+                },
+                Err(error) => left.failures.push(error.to_string()),
+            }
+        }
+        left
     }
 
     fn committed(&self, repo: &RepoKey, report: &CommitReport, asked: &Asked) -> Committed {
@@ -244,6 +290,13 @@ impl Asked {
         self.contributor = parsed.transpose()?;
         Ok(())
     }
+}
+
+/// What is to be said of trees that an earlier mount left.
+#[derive(Default)]
+struct Left {
+    failures: Vec<String>,
+    notes: Vec<String>,
 }
 
 /// The trees that a verb is about.

@@ -552,8 +552,9 @@ pub(in crate::vfs) fn bundle_state(record: &RefsRecord, bundle: BundleId) -> &'s
     }
 }
 
+/// A text of somebody's as a field of a line: nothing in it moves a cursor, or looks like another field.
 pub(super) fn one_line(message: &str) -> String {
-    message.replace(['\t', '\n'], " ")
+    message.replace(char::is_control, " ")
 }
 
 /// What the tree's opening found of an earlier life of the process, if it found anything.
