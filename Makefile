@@ -45,7 +45,7 @@ test: deps
 
 fstests: build
 	@tests/tools.sh
-	@tests/fstests/run.sh "$(TARGET)/debug/datamon" "$(TARGET)/test-tools"
+	@FSTESTS_FSX=$${FSTESTS_FSX:-1000000} tests/fstests/run.sh "$(TARGET)/debug/datamon" "$(TARGET)/test-tools"
 
 # The same tests as in `make test`, longer; DATAMON_CRASH_SEED=N repeats a run's choices.
 crash: deps
