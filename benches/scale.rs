@@ -3,7 +3,8 @@
 //!
 //! For each number a repo of its own: copy-in beside the local disk, the commit once everything is uploaded, the commit of one
 //! changed file after it, memory of the daemon, then on a second host the time from mount to first stat, `find`,
-//! `ls -l`, a copy of everything out, and the removal of the tree in staging. Times a file stay about the same where nothing is quadratic.
+//! `ls -l`, a copy of everything out, and the removal of the tree in staging. Times a file stay about the same where
+//! nothing is quadratic.
 //!
 //! It is a measurement, not a test: it fails only when the work itself fails.
 //!

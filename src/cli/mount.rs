@@ -20,7 +20,7 @@ use clap::Args;
 
 use crate::cli::host::Host;
 use crate::cli::metrics;
-use crate::cli::options::{self, BaseOption, MountOptions};
+use crate::cli::options::{self, MountOptions};
 use crate::cli::output::{Failure, print_line};
 use crate::config::Context;
 use crate::content::reader::ContentReader;
@@ -33,7 +33,7 @@ use crate::snapshot::RangeCache;
 use crate::store::share::Limits;
 use crate::telemetry::host::HostLog;
 use crate::telemetry::{self, Destination};
-use crate::vfs::namespace::{BaseChoice, Settings, Source, Vfs};
+use crate::vfs::namespace::{Settings, Source, Vfs};
 use crate::vfs::shown::Shown;
 
 /// How long a child that said why it does not mount may take to end.
@@ -266,11 +266,7 @@ fn settings(
         state,
         log,
         stage: options.stage.parse().map_err(|why| Failure::usage(format!("stage={}: {why}", options.stage)))?,
-        base: match &options.base {
-            BaseOption::Latest => BaseChoice::Latest,
-            BaseOption::Empty => BaseChoice::Nothing,
-            BaseOption::Named(name) => BaseChoice::Named(name.clone()),
-        },
+        base: options.base.clone(),
         refresh: options.refresh,
         owner: (uid, gid),
         // A user's mount shows everything as the user's.

@@ -11,17 +11,7 @@ use std::time::Duration;
 use crate::fuse::session::Access;
 use crate::model::name::{Contributor, LabelName};
 use crate::store::share::REQUESTS;
-
-/// What a clean staging tree starts from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BaseOption {
-    /// The newest bundle, and it follows it.
-    Latest,
-    /// Nothing.
-    Empty,
-    /// A label or a bundle.
-    Named(String),
-}
+use crate::vfs::namespace::BaseChoice;
 
 /// Everything that `-o` said, with the defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +28,8 @@ pub struct MountOptions {
     pub dev: bool,
     /// Programs can be run.
     pub exec: bool,
-    /// See [`BaseOption`].
-    pub base: BaseOption,
+    /// See [`BaseChoice`].
+    pub base: BaseChoice,
     /// The staging tree's name.
     pub stage: String,
     /// `sync PATH` commits.
@@ -253,7 +243,7 @@ impl MountOptions {
             suid: false,
             dev: false,
             exec: true,
-            base: BaseOption::Latest,
+            base: BaseChoice::Latest,
             stage: "default".to_owned(),
             commit_at_sync: true,
             commit_at_umount: true,
@@ -341,12 +331,10 @@ impl MountOptions {
         let in_requests = |count: &u32| (1..=REQUESTS_MAX).contains(count);
         match name {
             "base" => {
-                self.base = match value {
-                    "latest" => BaseOption::Latest,
-                    "none" => BaseOption::Empty,
-                    "" => return Err(bad("a label, a bundle or none")),
-                    other => BaseOption::Named(other.to_owned()),
-                };
+                if value.is_empty() {
+                    return Err(bad("a label, a bundle or none"));
+                }
+                self.base = BaseChoice::named(value);
             }
             "stage" => {
                 // A stage is a directory of the state: a label's rules make it a safe name.
@@ -557,7 +545,7 @@ mod tests {
         assert_eq!((options.refresh, options.timeout), (Duration::from_millis(250), Duration::from_secs(300)));
         assert!(!options.read_only);
         assert_eq!(options.labels.len(), 2);
-        assert_eq!(options.base, BaseOption::Empty);
+        assert_eq!(options.base, BaseChoice::Nothing);
         assert_eq!(options.store["endpoint"], "http://h");
     }
 

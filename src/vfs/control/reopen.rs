@@ -96,9 +96,7 @@ impl Vfs {
         self.forget_root_names(slot, &committer).await?;
         Ok(moved?)
     }
-}
 
-impl Vfs {
     /// Refuses a base that is not there, before anything is closed for it.
     async fn expect_base(&self, repo: &RepoKey, choice: &BaseChoice) -> Result<(), VfsError> {
         // What another host did is to count here at once.
