@@ -191,7 +191,8 @@ impl DatabaseMemory {
 impl Database {
     /// Opens or makes the database in `dir`.
     pub fn open(dir: &Path, memory: &DatabaseMemory) -> Result<Arc<Self>, DatabaseError> {
-        let mut options = Options::default();
+        // Room that is reserved ahead for logs would be 38 MB a tree, however little is staged in it.
+        let mut options = Options::default().get_options_from_string("allow_fallocate=false")?;
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         options.set_max_open_files(256);

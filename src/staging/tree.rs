@@ -47,6 +47,8 @@ use crate::snapshot::Snapshot;
 
 /// The name that is ours at the top of every tree.
 pub const RESERVED_NAME: &[u8] = b".datamon";
+/// A mark beside a tree that nobody has opened since it was seen to be without changes.
+const CLEAN: &str = "clean";
 /// Numbers that are reserved in one step; the rest of a step is lost when the process ends.
 const RESERVE_STEP: u64 = 1 << 16;
 /// Free bytes below which no file data is taken (or an eighth of a smaller file system).
@@ -178,6 +180,30 @@ impl TreeLock {
         &self.dir
     }
 
+    /// Whether an earlier mount left changes in the tree in `dir`. One without is marked, and costs the next who asks no look.
+    pub fn has_left(dir: &Path, memory: &DatabaseMemory) -> Result<bool, StagingError> {
+        let mark = dir.join(CLEAN);
+        if mark.exists() {
+            return Ok(false);
+        }
+        let lock = Self::take(dir)?;
+        let is_dirty = lock.dirty_base(memory)?.is_some();
+        if !is_dirty {
+            // What cannot be marked is looked at again.
+            let _ = File::create(mark);
+        }
+        Ok(is_dirty)
+    }
+
+    /// Takes the mark away, durably: what is changed from now on is not seen by who trusts it.
+    fn unmark(&self) -> std::io::Result<()> {
+        match std::fs::remove_file(self.dir.join(CLEAN)) {
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(why) => Err(why),
+            Ok(()) => File::open(&self.dir)?.sync_all(),
+        }
+    }
+
     /// The bundle that a tree with changes is based on, read without opening it; `None` if it is clean or new.
     pub fn dirty_base(&self, memory: &DatabaseMemory) -> Result<Option<Option<String>>, StagingError> {
         if !self.dir.join("db").exists() {
@@ -197,6 +223,7 @@ impl Tree {
     /// base that [`TreeLock::dirty_base`] names.
     pub fn open(config: TreeConfig, base: Option<Arc<Snapshot>>, lock: TreeLock) -> Result<Arc<Self>, StagingError> {
         let dir = &config.dir;
+        lock.unmark().map_err(|why| recovery::unusable(dir, why))?;
         aside::expire(dir, config.clock.now())?;
         let db = recovery::open_database(dir, &config.memory)?;
         let files = StagedFiles::open(dir).map_err(|why| recovery::unusable(dir, why))?;

@@ -135,10 +135,7 @@ impl Vfs {
 
     /// Refuses to remove a repo into which somebody on this host has staged something: no gesture would lead there any more.
     async fn refuse_staged(&self, repo: &RepoKey) -> Result<(), VfsError> {
-        if !self.tree_dir(repo).exists() {
-            return Ok(());
-        }
-        let slot = self.tree_slot(repo).await?;
+        let Some(slot) = self.changed_tree_slot(repo).await? else { return Ok(()) };
         let (_, committer) = self.committer(slot)?;
         if !committer.tree().is_dirty() {
             return Ok(());
@@ -158,11 +155,9 @@ impl Vfs {
     async fn remove_bundle(&self, repo: &RepoKey, bundle: BundleId, caller: Caller) -> Result<(), VfsError> {
         // The store learns of a base only when the first byte is uploaded; what is staged here is known now, also where
         // nobody has looked into it since an earlier mount. What another mount has is that one's to say.
-        if self.tree_dir(repo).exists() {
-            match self.tree_slot(repo).await {
-                Ok(_) | Err(VfsError::Staging(StagingError::Busy(_))) => {}
-                Err(error) => return Err(error),
-            }
+        match self.changed_tree_slot(repo).await {
+            Ok(_) | Err(VfsError::Staging(StagingError::Busy(_))) => {}
+            Err(error) => return Err(error),
         }
         let is_base = |committer: &Committer| {
             let parent = committer.parent().map(|parent| parent.descriptor().bundle);

@@ -8,7 +8,7 @@ use super::{Asked, Vfs};
 use crate::model::id::RepoId;
 use crate::model::job::{Committed, Job, Progress, Verb};
 use crate::staging::commit::CommitReport;
-use crate::staging::tree::{Caller, StagingError, TreeLock};
+use crate::staging::tree::{Caller, StagingError};
 use crate::vfs::error::VfsError;
 use crate::vfs::node::{Ino, NameNode, Node, RepoKey};
 
@@ -171,17 +171,9 @@ impl Vfs {
         let open: Vec<_> = self.tree_slots().iter().map(|repo| repo.id).collect();
         let wanted = |id: &RepoId| !open.contains(id) && only.is_none_or(|only| only == *id);
         for (id, dir) in self.tree_dirs().into_iter().filter(|(id, _)| wanted(id)) {
-            let is_dirty = {
-                let memory = self.settings().database_memory.clone();
-                let dir = dir.clone();
-                let _opening = self.opening.lock().await;
-                tokio::task::spawn_blocking(move || Ok(TreeLock::take(&dir)?.dirty_base(&memory)?.is_some())).await
-            };
-            match is_dirty
-                .unwrap_or_else(|_| Err(StagingError::State(format!("{}: cannot be looked at", dir.display()))))
-            {
+            match self.has_left(dir.clone()).await {
                 // Another mount has it: that one's umount sees to it.
-                Ok(false) | Err(StagingError::Busy(_)) => {}
+                Ok(false) | Err(VfsError::Staging(StagingError::Busy(_))) => {}
                 Ok(true) => match self.repo_with(id).await {
                     Ok(Some(repo)) => match self.tree_slot(&repo).await {
                         Ok(_) | Err(VfsError::Staging(StagingError::Busy(_))) => {}
