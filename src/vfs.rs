@@ -144,6 +144,12 @@ pub enum Make {
 /// Why a bundle is not moved into `labels/`.
 const LABEL_BY_LINK: &str = "a label is made by mkdir labels/NAME, or ln -s ../bundles/ID labels/NAME";
 
+/// Why chmod(1) and its like do nothing in the namespace.
+const NO_ATTRIBUTES: &str =
+    "those of the mount's owner (set them below staging/; uid=, gid= and umask= say what is shown)";
+/// Why link(2) does nothing there.
+const NO_LINKS: &str = "a hard link lies in the staging tree of its file";
+
 impl Vfs {
     /// The entry `name` of the directory `parent`, or how long its absence lasts.
     ///
@@ -217,7 +223,7 @@ impl Vfs {
             }
             Node::Row { .. } => Err(VfsError::ReadOnly),
             Node::Name(NameNode::Text(scope, text)) => self.set_text_attr(&scope, &text, set.size).await,
-            Node::Name(_) => Err(VfsError::NotPermitted),
+            Node::Name(_) => self.told(b"mode, owner or times", Err(VfsError::Misplaced(NO_ATTRIBUTES))),
         }
     }
 
@@ -293,7 +299,7 @@ impl Vfs {
                 Ok(self.staged(slot, self.tree(slot)?.link(ino, parent, name).await?))
             }
             (_, Node::Row { .. }) => Err(VfsError::ReadOnly),
-            (_, Node::Name(_)) => Err(VfsError::NotPermitted),
+            (_, Node::Name(_)) => self.told(name.as_bytes(), Err(VfsError::Misplaced(NO_LINKS))),
             _ => Err(VfsError::OtherTree),
         }
     }
@@ -370,7 +376,10 @@ impl Vfs {
                 self.open_immutable(ino);
                 Ok(Opened::Immutable)
             }
-            Node::Name(NameNode::Text(scope, text)) => self.open_text(&scope, &text, for_writing).await,
+            Node::Name(NameNode::Text(scope, text)) => {
+                let opened = self.open_text(&scope, &text, for_writing).await;
+                if for_writing { self.told(control::DIRECTORY, opened) } else { opened }
+            }
             Node::Name(_) => Err(VfsError::IsDirectory),
         }
     }

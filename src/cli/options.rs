@@ -328,6 +328,8 @@ impl MountOptions {
             if path.is_absolute() { Ok(Some(path)) } else { Err(bad("an absolute path")) }
         };
         let number = || value.parse::<u32>().ok();
+        // The largest means "no change" to chown(2): nobody has it.
+        let owner = || number().filter(|number| *number != u32::MAX);
         let in_requests = |count: &u32| (1..=REQUESTS_MAX).contains(count);
         match name {
             "base" => {
@@ -360,8 +362,8 @@ impl MountOptions {
                 self.bytes_per_second = bytes.ok_or_else(|| bad("bytes a second, 64K or more: 10M"))?;
             }
             "verify" => self.verify = one_of("on", "off")?,
-            "uid" => self.uid = Some(number().ok_or_else(|| bad("a user's number"))?),
-            "gid" => self.gid = Some(number().ok_or_else(|| bad("a group's number"))?),
+            "uid" => self.uid = Some(owner().ok_or_else(|| bad("a user's number"))?),
+            "gid" => self.gid = Some(owner().ok_or_else(|| bad("a group's number"))?),
             "umask" => {
                 let bits = u16::from_str_radix(value, 8).ok().filter(|bits| *bits <= 0o777);
                 self.umask = bits.ok_or_else(|| bad("octal bits up to 777: 022"))?;

@@ -277,9 +277,11 @@ pub fn is_kill_pending(signals: u64) -> bool {
     signals & (1 << (libc::SIGKILL - 1)) != 0
 }
 
-/// Opens /dev/fuse.
+/// Opens /dev/fuse; an error names it.
 pub fn open_fuse() -> io::Result<OwnedFd> {
-    Ok(File::options().read(true).write(true).open("/dev/fuse")?.into())
+    const DEVICE: &str = "/dev/fuse";
+    let named = |why: io::Error| io::Error::new(why.kind(), format!("{DEVICE}: {why} (modprobe fuse makes it)"));
+    Ok(File::options().read(true).write(true).open(DEVICE).map_err(named)?.into())
 }
 
 /// Takes over the descriptor `fd`, which this process inherited.

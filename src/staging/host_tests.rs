@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::commit::{CommitReport, CommitRequest, Committer};
 use super::inode::{FileData, InodeBody, ROOT};
 use super::tests::memory;
-use super::tree::{Caller, NodeAttr, SetAttr, Tree, TreeConfig, TreeLock};
+use super::tree::{Caller, NodeAttr, SetAttr, StagingError, Tree, TreeConfig, TreeLock};
 use crate::content::reader::ContentReader;
 use crate::format::key::Role;
 use crate::model::chunk::ChunkSize;
@@ -319,6 +319,29 @@ fn life<T>(work: impl Future<Output = T>) -> T {
     let outcome = runtime.block_on(work);
     runtime.shutdown_timeout(Duration::from_secs(10));
     outcome
+}
+
+#[test]
+fn a_tree_that_was_seen_clean_is_not_opened_to_see_that_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (world, has_left) = (life(World::new()), || TreeLock::has_left(dir.path(), &memory()));
+    life(async { drop(world.host(dir.path(), &Faults::new()).await) });
+    assert!(!has_left().unwrap());
+    let (db, away) = (dir.path().join("db"), dir.path().join("away"));
+    std::fs::rename(&db, &away).unwrap();
+    std::fs::write(&db, "no database").unwrap();
+    assert!(!has_left().unwrap(), "it was not opened");
+    std::fs::remove_file(&db).unwrap();
+    std::fs::rename(&away, &db).unwrap();
+    // Whoever opens it may change it: from then on it has to be looked at.
+    life(async {
+        let host = world.host(dir.path(), &Faults::new()).await;
+        assert!(matches!(has_left(), Err(StagingError::Busy(_))));
+        host.file(ROOT, "f", b"1").await;
+    });
+    assert!(has_left().unwrap() && has_left().unwrap());
+    life(async { world.host(dir.path(), &Faults::new()).await.commit().await });
+    assert!(!has_left().unwrap());
 }
 
 /// A life that dies at PUT `n` of its commit; whether the commit came to its end before.

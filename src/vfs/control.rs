@@ -20,7 +20,7 @@ use std::time::Duration;
 pub(super) use reopen::Way;
 
 use super::error::VfsError;
-use super::namespace::BaseChoice;
+use super::namespace::{BaseChoice, LATEST_FOLLOWS};
 use super::node::{Ino, Node, RepoKey, Through};
 use super::{Shared, Vfs};
 use crate::model::acl::{AclKind, Perm};
@@ -169,7 +169,7 @@ impl Vfs {
         {
             let name = String::from_utf8_lossy(&what[..what.len().min(NAME_BYTES_MAX)]);
             let why = error.to_string();
-            let named = if why.starts_with(&*name) { why } else { format!("{name}: {why}") };
+            let named = if why.starts_with(&format!("{name}: ")) { why } else { format!("{name}: {why}") };
             self.set_last_error(named);
         }
         outcome
@@ -221,7 +221,13 @@ impl Vfs {
         let key = self.view_key(slot)?;
         // The kernel asks whether the version's root may be written to; what counts is `labels/`, which is the mounter's.
         let is_owner = caller.uid == 0 || caller.uid == self.shown_owner().0;
-        let Through::Label(label) = key.through else { return Err(VfsError::NotPermitted) };
+        let label = match key.through {
+            Through::Label(label) => label,
+            Through::Latest => return Err(VfsError::Misplaced(LATEST_FOLLOWS)),
+            Through::Bundle | Through::Time(_) => {
+                return Err(VfsError::Misplaced("a bundle's own (set it on labels/NAME to move that)"));
+            }
+        };
         if !is_owner {
             return Err(VfsError::NotPermitted);
         }

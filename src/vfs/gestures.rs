@@ -60,7 +60,7 @@ impl Vfs {
             (NameNode::Labels(_), _) => {
                 Err(VfsError::Misplaced("a label is a directory, or a link to ../bundles/ID (mkdir labels/NAME)"))
             }
-            _ => Err(VfsError::NotPermitted),
+            _ => Err(not_here(node)),
         }
     }
 
@@ -129,7 +129,7 @@ impl Vfs {
                 self.refuse_recursive(repo, &Through::Bundle, text)?;
                 self.remove_bundle(repo, bundle, caller).await
             }
-            _ => Err(VfsError::NotPermitted),
+            _ => Err(not_here(node)),
         }
     }
 
@@ -207,7 +207,7 @@ impl Vfs {
                 Ok(())
             }
             NameNode::Control(scope, Folder::Top) if name.as_bytes() == b"message" => self.clear_message(scope).await,
-            _ => Err(VfsError::NotPermitted),
+            _ => Err(not_here(node)),
         }
     }
 
@@ -233,9 +233,23 @@ impl Vfs {
             NameNode::Control(Scope::Repo(repo) | Scope::Staging(repo), Folder::Labels) => {
                 self.rename_label(repo, (from, to), no_replace, caller).await
             }
-            _ => Err(VfsError::NotPermitted),
+            _ => Err(not_here(node)),
         }
     }
+}
+
+/// Why what is done elsewhere in the namespace is not done in this directory of it.
+fn not_here(node: &NameNode) -> VfsError {
+    VfsError::Misplaced(match node {
+        NameNode::Context => "a context holds repos and .datamon (mkdir makes a repo, rmdir removes one)",
+        NameNode::Repo(_) => "what lies in a repo is always there, under these names",
+        NameNode::Bundles(_) => {
+            "a bundle keeps its name (rmdir takes it out of sight, `restore ID` in .datamon/ctl brings it back)"
+        }
+        NameNode::Labels(_) => "a label is a directory here (rmdir removes it)",
+        NameNode::Control(..) => "what lies in .datamon is datamon's, but for message and the files in labels/",
+        _ => return VfsError::NotPermitted,
+    })
 }
 
 /// The bundle that a symlink in `labels/` leads to: `../bundles/ID`, however the way there is written.

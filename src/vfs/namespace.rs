@@ -153,6 +153,9 @@ struct Names {
 /// What names of repos and labels are like.
 pub(super) const NAME_FORM: &str = "not such a name (letters, digits, dots, - and _, at most 128, a letter or digit first; a label not \
                          shaped like a bundle's id)";
+/// Why nobody sets, renames or removes the label `latest`.
+pub(super) const LATEST_FOLLOWS: &str =
+    "labels/latest is the newest bundle, by itself (choose another name for a label of your own)";
 /// The first number of the table; 1 is the root's.
 const FIRST_NAME: Ino = 2;
 
@@ -679,7 +682,7 @@ fn no_base(repo: &RepoKey, bundle: BundleId) -> String {
     format!("{}: {bundle}: {what} (bring the store's objects back; nothing staged is lost)", repo.name)
 }
 
-fn no_label(repo: &RepoKey, name: &str) -> VfsError {
+pub(super) fn no_label(repo: &RepoKey, name: &str) -> VfsError {
     VfsError::Missing(format!(
         "{}: no label or bundle {name} (ls its labels/ and bundles/ to see which are)",
         repo.name
@@ -693,7 +696,7 @@ pub(super) fn repo_name(bytes: &[u8]) -> Option<RepoName> {
 pub(super) fn label_name(bytes: &[u8]) -> Result<LabelName, VfsError> {
     let text = std::str::from_utf8(bytes).map_err(|_| VfsError::Invalid(NAME_FORM))?;
     if text == LATEST {
-        return Err(VfsError::NotPermitted);
+        return Err(VfsError::Misplaced(LATEST_FOLLOWS));
     }
     text.parse().map_err(|_| VfsError::Invalid(NAME_FORM))
 }

@@ -157,10 +157,10 @@ impl Vfs {
         if set.name == b"user.datamon.bundle"
             && let Node::Row { slot, row: RowId::ROOT } = self.node(ino)?
         {
-            return self.move_label_of(slot, set.value, set.create, caller).await;
+            return self.told(set.name, self.move_label_of(slot, set.value, set.create, caller).await);
         }
         let kind = self.kind_of(set.name)?;
-        let (tree, inner) = self.xattr_target(ino, &kind)?;
+        let (tree, inner) = self.xattr_target(ino, set.name, &kind)?;
         let Kind::Acl(kind) = kind else {
             return Ok(tree.setxattr(inner, set.name, set.value, set.create, set.replace).await?);
         };
@@ -172,7 +172,7 @@ impl Vfs {
     /// Removes an xattr of a staged entry.
     pub async fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<(), VfsError> {
         let kind = self.kind_of(name)?;
-        let (tree, ino) = self.xattr_target(ino, &kind)?;
+        let (tree, ino) = self.xattr_target(ino, name, &kind)?;
         match tree.removexattr(ino, name).await {
             // As on a local file system: afterwards there is none.
             Err(StagingError::NoXattr) if matches!(kind, Kind::Acl(_)) => Ok(()),
@@ -189,9 +189,10 @@ impl Vfs {
         }
     }
 
-    fn xattr_target(&self, ino: Ino, kind: &Kind<'_>) -> Result<(Arc<Tree>, u64), VfsError> {
+    fn xattr_target(&self, ino: Ino, name: &[u8], kind: &Kind<'_>) -> Result<(Arc<Tree>, u64), VfsError> {
+        let misplaced = |why| self.told(name, Err(VfsError::Misplaced(why)));
         if matches!(kind, Kind::Own(_)) {
-            return Err(VfsError::NotPermitted);
+            return misplaced("datamon's own to say (of a label, user.datamon.bundle moves it)");
         }
         match self.node(ino)? {
             Node::Staged { slot, ino } => {
@@ -199,7 +200,7 @@ impl Vfs {
                 Ok((self.tree(slot)?, ino))
             }
             Node::Row { .. } => Err(VfsError::ReadOnly),
-            Node::Name(_) => Err(VfsError::NotPermitted),
+            Node::Name(_) => misplaced("files of a staging tree have xattrs, repos and labels have not"),
         }
     }
 

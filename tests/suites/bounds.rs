@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::harness::{Host, Place, host_with_repo, inside, run, scratch, sync, text, until};
@@ -83,6 +84,30 @@ fn memory_bounds_what_a_daemon_has_under_a_large_copy_and_reads() {
 const READ_BOUND: u64 = 160 * MIB;
 /// The same of a copy and its commit: 120 to 190 MiB were measured, the most beside three other tests.
 const COPY_BOUND: u64 = 224 * MIB;
+
+#[test]
+fn a_tree_that_was_looked_into_takes_little_of_the_disk() {
+    if !inside("bounds::a_tree_that_was_looked_into_takes_little_of_the_disk") {
+        return;
+    }
+    const TREES: u64 = 8;
+    let dir = scratch();
+    let (_place, host) = host_with_repo(dir.path());
+    let mnt = host.mount("prod", "");
+    let taken = || {
+        let du = run(Command::new("du").args(["-s", "--block-size=1"]).arg(dir.path().join("one/state")));
+        du.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    let before = taken();
+    for n in 0..TREES {
+        fs::create_dir(mnt.join(format!("r{n}"))).unwrap();
+        assert_eq!(fs::read_dir(mnt.join(format!("r{n}/staging"))).unwrap().count(), 0);
+    }
+    let each = (taken() - before) / TREES;
+    eprintln!("disk: {} KiB a tree", each >> 10);
+    assert!(0 < each && each < 4 * MIB, "{} KiB a tree", each >> 10);
+    host.umount(&mnt);
+}
 
 /// What a host shows as the newest version, and how it is led to change it.
 struct Watcher {

@@ -48,7 +48,10 @@ impl Vfs {
                 return Err(busy("it has changes (commit or discard them first)"));
             }
             Way::Base(choice) => self.expect_base(repo, choice).await?,
-            Way::Undiscard if !aside::is_kept(tree.dir()) => return Err(VfsError::NotFound),
+            Way::Undiscard if !aside::is_kept(tree.dir()) => {
+                let what = "nothing is put aside (a discard keeps what it takes, until the next one or for 7 days)";
+                return Err(VfsError::Missing(what.to_owned()));
+            }
             _ => {}
         }
         // Nobody opens it, and it follows nothing, meanwhile.

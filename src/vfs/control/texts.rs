@@ -27,7 +27,7 @@ use crate::staging::message::Message;
 use crate::staging::tree::{Caller, NodeAttr};
 use crate::store::{intents, refs};
 use crate::vfs::error::VfsError;
-use crate::vfs::namespace::label_name;
+use crate::vfs::namespace::{label_name, no_label};
 use crate::vfs::node::{Folder, NameNode, RepoKey, Scope, Text, Through, ViewKey};
 use crate::vfs::{Found, Opened, Shared, Ttl};
 
@@ -35,6 +35,8 @@ use crate::vfs::{Found, Opened, Shared, Ttl};
 const DIFF_BYTES_MAX: usize = 64 << 20;
 /// Texts of diffs that are kept: what two bundles differ in never changes.
 const DIFFS_KEPT: usize = 4;
+/// Why another text than these is not written.
+const READ_ONLY_TEXT: &str = "only ctl, message and the files in labels/ are written";
 
 /// How long a text of this moment is good for the rest of the walk that looked at it.
 const RENDERED: Duration = Duration::from_secs(1);
@@ -257,7 +259,7 @@ impl Vfs {
         match text {
             Text::Ctl => return Ok(Opened::Control),
             Text::Message | Text::Label(Some(_)) if for_writing => self.writable()?,
-            _ if for_writing => return Err(VfsError::NotPermitted),
+            _ if for_writing => return Err(VfsError::Misplaced(READ_ONLY_TEXT)),
             Text::History | Text::LabelHistory(_) | Text::BundleFiles(_) => return Ok(Opened::AsRead),
             _ => {}
         }
@@ -293,7 +295,7 @@ impl Vfs {
                 let outcome = self.write_label(repo, label, data, caller).await;
                 self.told(label.as_str().as_bytes(), outcome)
             }
-            _ => Err(VfsError::NotPermitted),
+            _ => Err(VfsError::Misplaced(READ_ONLY_TEXT)),
         }
     }
 
@@ -320,7 +322,7 @@ impl Vfs {
         }
         // What another host did is to count here at once.
         self.forget_refs(repo.id);
-        refs::resolve(&self.refs(repo.id).await?, name).ok_or(VfsError::NotFound)
+        refs::resolve(&self.refs(repo.id).await?, name).ok_or_else(|| no_label(repo, name))
     }
 
     /// The message beside the staging tree of a repo.
