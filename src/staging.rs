@@ -15,6 +15,7 @@
 //!  request  what is asked of a commit, what it tells
 //!  recovery what an earlier life left          retired    bytes without use, until that is safe
 //!  gone     inodes without a name that the kernel still knows
+//!  unwritten  stores through mappings that were refused
 //! ```
 
 mod acl;
@@ -38,6 +39,7 @@ pub mod seal;
 mod tables;
 mod totals;
 pub mod tree;
+mod unwritten;
 mod upload;
 
 #[cfg(test)]

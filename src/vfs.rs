@@ -39,7 +39,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::model::chunk::ChunkSize;
-use crate::model::entry::{Attributes, Body, Entry, Region};
+use crate::model::entry::{Attributes, Body, Entry, Region, SET_GROUP_ID, SET_USER_ID};
 use crate::model::name::FileName;
 use crate::snapshot::Snapshot;
 use crate::staging::commit::Committer;
@@ -448,9 +448,20 @@ impl Vfs {
         append: bool,
         kill: bool,
     ) -> Option<Result<(), VfsError>> {
-        let Ok(Node::Staged { slot, ino }) = self.node(ino) else { return None };
+        let Ok(Node::Staged { slot, ino: inner }) = self.node(ino) else { return None };
         let tree = self.tree(slot).ok()?;
-        Some(tree.try_write(ino, offset, data, append, kill)?.map(drop).map_err(VfsError::from))
+        let written = tree.try_write(inner, offset, data, append, kill)?;
+        self.forget_killed(ino, kill);
+        Some(written.map(drop).map_err(VfsError::from))
+    }
+
+    /// Notes that the kernel wrote back what was stored through a mapping, and was refused.
+    pub fn refused_mapped(&self, ino: Ino, range: Range<u64>) {
+        if let Ok(Node::Staged { slot, ino }) = self.node(ino)
+            && let Ok(tree) = self.tree(slot)
+        {
+            tree.refused_mapped(ino, range);
+        }
     }
 
     /// Writes bytes of a staged file.
@@ -463,8 +474,9 @@ impl Vfs {
         caller: Caller,
     ) -> Result<(), VfsError> {
         match self.node(ino)? {
-            Node::Staged { slot, ino } => {
-                self.tree(slot)?.write(ino, offset, data, append, kill).await?;
+            Node::Staged { slot, ino: inner } => {
+                self.tree(slot)?.write(inner, offset, data, append, kill).await?;
+                self.forget_killed(ino, kill);
                 Ok(())
             }
             Node::Row { .. } => Err(VfsError::ReadOnly),
@@ -477,14 +489,19 @@ impl Vfs {
 
     /// Makes `range` read as zeros, or only makes sure that there is room for it and the file reaches there.
     pub async fn allocate(&self, ino: Ino, range: Range<u64>, how: Allocate) -> Result<(), VfsError> {
-        let Node::Staged { slot, ino } = self.node(ino)? else { return Err(VfsError::ReadOnly) };
+        let Node::Staged { slot, ino: inner } = self.node(ino)? else { return Err(VfsError::ReadOnly) };
         self.writable()?;
         let tree = self.tree(slot)?;
+        // Whether or not there is anything else to do, as on a local file system.
+        if how.kill && tree.getattr(inner).await?.attributes.permissions & (SET_USER_ID | SET_GROUP_ID) != 0 {
+            tree.setattr(inner, SetAttr { kill_privileges: true, ..SetAttr::default() }).await?;
+            self.forget_killed(ino, true);
+        }
         if how.zero {
-            tree.punch(ino, range.clone(), how.kill).await?;
+            tree.punch(inner, range.clone()).await?;
         }
         if !how.keep_size {
-            tree.grow(ino, range.end, how.kill).await?;
+            tree.grow(inner, range.end).await?;
         }
         Ok(())
     }

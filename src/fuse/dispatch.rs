@@ -398,8 +398,14 @@ impl Filesystem for Dispatch {
         // The data lies in fuser's buffer until we return: what can be done at once needs no copy of it.
         let timed = Timed::new(Operation::Write);
         let now = || self.vfs.write_now(ino.0, offset, data, append, kill);
+        // Nobody may be there any more who could be told.
+        let is_mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let range = offset..offset + data.len() as u64;
         match catch_unwind(AssertUnwindSafe(now)) {
             Ok(Some(outcome)) => {
+                if is_mapped && outcome.is_err() {
+                    self.vfs.refused_mapped(ino.0, range);
+                }
                 let _paced = self.pace.request();
                 finish(&self.vfs, timed, outcome.map(|()| data.len() as u32), reply);
                 return;
@@ -412,8 +418,11 @@ impl Filesystem for Dispatch {
         }
         let (vfs, data, caller) = (self.vfs.clone(), Bytes::copy_from_slice(data), caller(request, 0));
         let future = async move {
-            vfs.write(ino.0, offset, &data, (append, kill), caller).await?;
-            Ok(data.len() as u32)
+            let written = vfs.write(ino.0, offset, &data, (append, kill), caller).await;
+            if is_mapped && written.is_err() {
+                vfs.refused_mapped(ino.0, range);
+            }
+            written.map(|()| data.len() as u32)
         };
         self.answer(request, Operation::Write, future, reply);
     }

@@ -130,6 +130,11 @@ impl Kernel for KernelCache {
         inos.chunks(PRUNE_INODES_MAX).all(|inos| (&self.device).write_all(&prune_message(inos)).is_ok())
     }
 
+    fn forget_attributes(&self, ino: Ino) {
+        // A place before the first byte means none of them (fuse_reverse_inval_inode of fs/fuse/inode.c).
+        let _ = self.notifier.inval_inode(INodeNo(ino), -1, 0);
+    }
+
     fn is_anyones_place(&self, path: &Path) -> bool {
         waiters::is_anyones_place_below(&self.dir.join(path))
     }

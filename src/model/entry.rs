@@ -30,6 +30,8 @@ pub enum FileKind {
     BlockDevice,
 }
 
+/// Runs as the owner of the file (inode(7)).
+pub const SET_USER_ID: u16 = 0o4000;
 /// Runs as the group of the file; of a directory: what is made in it is of its group (inode(7)).
 pub const SET_GROUP_ID: u16 = 0o2000;
 

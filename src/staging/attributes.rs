@@ -9,7 +9,7 @@ use super::tree::{Tree, put_inode};
 use crate::local::db::Batch;
 use crate::local::staged_files::Place;
 use crate::model::clock::Timestamp;
-use crate::model::entry::{Attributes, Body, FileKind, SET_GROUP_ID};
+use crate::model::entry::{Attributes, Body, FileKind, SET_GROUP_ID, SET_USER_ID};
 use crate::model::limits::XATTR_BYTES_MAX;
 
 /// The unit of `st_blocks` (inode(7)).
@@ -106,7 +106,7 @@ fn blocks(inode: &Inode) -> u64 {
 pub(super) fn kill_privileges(inode: &mut Inode) {
     if inode.kind() != FileKind::Directory {
         let permissions = &mut inode.attributes.permissions;
-        *permissions &= !0o4000;
+        *permissions &= !SET_USER_ID;
         if *permissions & 0o010 != 0 {
             *permissions &= !SET_GROUP_ID;
         }
@@ -200,6 +200,9 @@ impl Tree {
         }
         put_inode(&mut batch, ino, &inode);
         self.apply(batch)?;
+        if let Some(size) = set.size {
+            self.unwritten().written(ino, &(size..u64::MAX));
+        }
         // The file is as long as its record says, whatever the disk answers now: an error would be of something that was
         // done, and the kernel would go on with the old length. What stays behind the end is cut before the file grows.
         if let Some((id, from, size)) = cut

@@ -274,6 +274,17 @@ impl Tree {
         }
     }
 
+    /// Notes that the kernel wrote back bytes that were stored through a mapping, and was refused.
+    pub fn refused_mapped(&self, ino: u64, range: Range<u64>) {
+        self.unwritten().refused(ino, range);
+    }
+
+    /// Refuses what would lack bytes that everybody sees.
+    pub(super) async fn refuse_unwritten(&self) -> Result<(), StagingError> {
+        let Some(ino) = self.unwritten().first() else { return Ok(()) };
+        Err(StagingError::Unwritten(self.path_of(ino).await?.unwrap_or_else(|| format!("inode {ino}"))))
+    }
+
     /// As [`Tree::write`], if that is possible at once: nobody else changes the tree now, and neither the store nor the
     /// disk has to be waited for.
     pub fn try_write(
@@ -353,6 +364,7 @@ impl Tree {
         put_inode(&mut batch, ino, &inode);
         self.apply(batch)?;
         self.totals().count(old_share, share);
+        self.unwritten().written(ino, &range);
         self.forget_place(unused);
         Ok(Outcome::Done(inode.size()))
     }

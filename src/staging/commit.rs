@@ -289,6 +289,7 @@ impl Committer {
             self.recover().await?;
         }
         self.refresh_parent().await?;
+        self.tree.refuse_unwritten().await?;
         if !self.has_changes().await? {
             return self.unchanged(&request).await;
         }

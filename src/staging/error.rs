@@ -73,6 +73,11 @@ pub enum StagingError {
         /// The path in the tree where that is known, and the file that is missing.
         what: String,
     },
+    /// Stores through mappings were refused, and a commit would lack them.
+    #[error(
+        "{0}: stored through a mapping, and refused by the disk (store it again when there is room, or cut or remove the file)"
+    )]
+    Unwritten(String),
     /// A local file failed.
     #[error("the state directory: {0}")]
     Io(io::Error),

@@ -95,7 +95,7 @@ impl Run {
                 self.model.resize(size as usize, 0);
             }
             Step::Punch { at, len } => {
-                tree.punch(self.ino, at.into()..u64::from(at) + u64::from(len), false).await.unwrap();
+                tree.punch(self.ino, at.into()..u64::from(at) + u64::from(len)).await.unwrap();
                 let end = (at as usize + len as usize).min(self.model.len());
                 if (at as usize) < end {
                     self.model[at as usize..end].fill(0);

@@ -346,7 +346,7 @@ impl Tree {
     }
 
     /// A path that leads to the inode. Goes through all records of names: for what is told of damage only.
-    async fn path_of(&self, ino: u64) -> Result<Option<String>, StagingError> {
+    pub(super) async fn path_of(&self, ino: u64) -> Result<Option<String>, StagingError> {
         let mut parts = Vec::new();
         let mut at = ino;
         while at != ROOT {
@@ -392,6 +392,9 @@ impl Tree {
     fn drop_name(&self, batch: &mut Batch, ino: u64, mut inode: Inode, now: Timestamp) -> Option<Ended> {
         inode.nlink = if inode.kind() == FileKind::Directory { 0 } else { inode.nlink.saturating_sub(1) };
         inode.ctime = now;
+        if inode.nlink == 0 {
+            self.unwritten().written(ino, &(0..u64::MAX));
+        }
         if inode.nlink > 0 || self.is_open(ino) {
             put_inode(batch, ino, &inode);
             return None;

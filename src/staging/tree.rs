@@ -36,6 +36,7 @@ use super::retired::{Retired, reap};
 use super::seal::{Preserved, Sealed};
 pub use super::totals::Staged;
 use super::totals::{Share, Totals};
+use super::unwritten::Unwritten;
 use crate::content::reader::ContentReader;
 use crate::local::db::{Batch, Database, DatabaseError, DatabaseMemory, Family};
 use crate::local::staged_files::{Place, StagedFiles, make_directory};
@@ -142,6 +143,7 @@ pub struct Tree {
     frozen: AtomicBool,
     sealed: Mutex<Weak<Preserved>>,
     gone: Gone,
+    unwritten: Unwritten,
     retired: Arc<Retired>,
     births: Births,
     since_check: AtomicU64,
@@ -258,6 +260,7 @@ impl Tree {
             frozen: AtomicBool::new(false),
             sealed: Mutex::new(Weak::new()),
             gone: Gone::default(),
+            unwritten: Unwritten::default(),
             retired: Arc::default(),
             births: Births::default(),
             since_check: AtomicU64::new(SPACE_CHECK_BYTES),
@@ -312,9 +315,9 @@ impl Tree {
         self.config.acl
     }
 
-    /// Whether anything was changed since the last commit.
+    /// Whether anything was changed since the last commit, or was to be and was refused when nobody could be told.
     pub fn is_dirty(&self) -> bool {
-        self.dirty.load(Ordering::Acquire)
+        self.dirty.load(Ordering::Acquire) || self.unwritten.is_any()
     }
 
     /// How much is staged.
@@ -324,6 +327,10 @@ impl Tree {
 
     pub(super) fn totals(&self) -> &Totals {
         &self.totals
+    }
+
+    pub(super) fn unwritten(&self) -> &Unwritten {
+        &self.unwritten
     }
 
     pub(super) fn gone(&self) -> &Gone {

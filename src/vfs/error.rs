@@ -186,6 +186,7 @@ fn staging(error: &StagingError) -> i32 {
         StagingError::Frozen => EROFS,
         StagingError::State(_)
         | StagingError::Gone { .. }
+        | StagingError::Unwritten(_)
         | StagingError::Io(_)
         | StagingError::Database(_)
         | StagingError::Record(_) => EIO,

@@ -41,6 +41,9 @@ pub trait Kernel: Send + Sync {
     /// Forgets what nobody uses of these inodes; `false` where the kernel has no such word.
     fn forget_unused(&self, inos: &[Ino]) -> bool;
 
+    /// Forgets the attributes of an inode, not its bytes.
+    fn forget_attributes(&self, ino: Ino);
+
     /// Whether a process that we can see has its working directory below this path of the mount.
     fn is_anyones_place(&self, path: &std::path::Path) -> bool;
 
@@ -223,6 +226,14 @@ impl Vfs {
         let kernel = self.kernel.get()?.clone();
         // A panic there is logged there; what the kernel did not forget then keeps the tree on its base.
         tokio::task::spawn_blocking(move || ask(&*kernel)).await.ok()
+    }
+
+    /// After a change that took set-user-id away in passing (`kill`): the kernel goes on with the mode that it knows, and would
+    /// run the file by it.
+    pub(super) fn forget_killed(&self, ino: Ino, kill: bool) {
+        if let (true, Some(kernel)) = (kill, self.kernel.get()) {
+            kernel.forget_attributes(ino);
+        }
     }
 
     /// Where a staging tree lies below the mount point.

@@ -506,6 +506,62 @@ for letter in (b'A', b'B'):
 ";
 
 #[test]
+fn stores_that_a_full_disk_refused_are_in_no_commit_that_succeeds() {
+    if !inside("faults::stores_that_a_full_disk_refused_are_in_no_commit_that_succeeds") {
+        return;
+    }
+    const STORE: &str = "import mmap, os, sys; fd = os.open(sys.argv[1], os.O_RDWR); m = mmap.mmap(fd, 0); \
+         m[0:8] = sys.argv[2].encode(); m.close()";
+    let dir = scratch();
+    let disk = small_disk(dir.path(), 512);
+    let one = Place::directory(&dir.path().join("store")).host(&disk.join("one"), "create");
+    let mnt = one.mount("prod", "rw");
+    let staging = make_repo(&mnt);
+    let (file, other) = (staging.join("sub/mapped"), staging.join("sub/other"));
+    fs::create_dir(staging.join("sub")).unwrap();
+    fs::write(&file, noise(1, 4 * MIB)).unwrap();
+    fs::write(&other, noise(2, 4 * MIB)).unwrap();
+    sync(&staging);
+    let store = |file: &Path, what: &str| run(Command::new("python3").args(["-c", STORE]).arg(file).arg(what));
+    let commit = || one.datamon(["commit", staging.to_str().unwrap()]).output().unwrap();
+
+    fill(&disk, "filler", 30 << 20);
+    // Sixteen MiB of the last thirty may still be taken.
+    let _ = (0..16).find_map(|n| fs::write(staging.join(format!("new-{n}")), noise(n, MIB)).err()).unwrap();
+    for new in names(&staging).iter().filter(|name| name.starts_with("new-")) {
+        fs::remove_file(staging.join(new)).unwrap();
+    }
+    store(&file, "CHANGED!");
+    store(&other, "CHANGED!");
+    assert_eq!(&fs::read(&file).unwrap()[..8], b"CHANGED!", "everybody sees it");
+    let refused = commit();
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
+    assert!(
+        text(&refused).contains("sub/mapped: stored through a mapping, and refused by the disk"),
+        "{}",
+        text(&refused)
+    );
+    let stays = one.datamon(["umount", mnt.to_str().unwrap()]).output().unwrap();
+    assert!(!stays.status.success() && text(&stays).contains("sub/mapped"), "{}", text(&stays));
+    let sync = within(SOON, Command::new("sync").arg(&staging));
+    assert!(!sync.status.success(), "sync tells it, too");
+
+    // There is room again: what is stored again, or is no part of the tree any more, is no reason any more.
+    fs::remove_file(disk.join("filler")).unwrap();
+    fs::remove_file(&other).unwrap();
+    until(SOON, "it can be stored when there is room", || {
+        store(&file, "CHANGED!");
+        commit().status.success()
+    });
+    let latest = mnt.join("census/labels/latest/sub");
+    assert_eq!(names(&latest), ["mapped"]);
+    let (found, mut expected) = (fs::read(latest.join("mapped")).unwrap(), noise(1, 4 * MIB));
+    expected[..8].copy_from_slice(b"CHANGED!");
+    assert!(found == expected);
+    one.umount(&mnt);
+}
+
+#[test]
 fn a_commit_holds_the_stores_of_a_file_that_stays_mapped() {
     if !inside("faults::a_commit_holds_the_stores_of_a_file_that_stays_mapped") {
         return;

@@ -290,6 +290,42 @@ fn a_member_of_the_trees_group_commits_by_sync_and_a_stranger_does_not() {
     one.umount(&mnt);
 }
 
+#[test]
+fn what_a_stranger_changed_does_not_run_as_its_owner() {
+    if !inside("kernel::what_a_stranger_changed_does_not_run_as_its_owner") {
+        return;
+    }
+    let dir = scratch();
+    run(Command::new("chmod").arg("755").arg(dir.path()));
+    let one = Place::directory(&dir.path().join("store")).host(&dir.path().join("one"), "create");
+    let mnt = one.mount("prod", "allow_other,suid");
+    let program = committed(&one, &mnt).join("id");
+    let by_stranger = |words: &[&str]| {
+        let user = ["--reuid", "4000", "--regid", "4000", "--clear-groups"];
+        let output = Command::new("setpriv").args(user).args(words).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", text(&output));
+        text(&output)
+    };
+    let path = program.to_str().unwrap();
+    let written = format!("of={path}");
+    for change in [
+        &["dd", "if=/usr/bin/id", &written, "conv=notrunc", "bs=64k"][..],
+        &["dd", "if=/usr/bin/id", &written, "conv=notrunc", "bs=4k", "count=1", "oflag=direct"],
+        &["fallocate", "-l", "1", path],
+        &["fallocate", "-p", "-o", "1048576", "-l", "1", path],
+    ] {
+        let _ = fs::remove_file(&program);
+        fs::copy("/usr/bin/id", &program).unwrap();
+        run(Command::new("chmod").args(["4777", path]));
+        assert!(by_stranger(&[path]).contains("euid=0"), "before");
+        by_stranger(change);
+        // The mode alone, which the kernel may know from before; ls(1) asks for more.
+        assert_eq!(run(Command::new("stat").args(["-c", "%a", path])).trim(), "777", "{change:?}");
+        assert!(!by_stranger(&[path]).contains("euid"), "{change:?}");
+    }
+    one.umount(&mnt);
+}
+
 /// A context on an S3 server, with a committed tree, mounted anew so that nothing is cached.
 fn cold_mount_on_s3(dir: &Path) -> (Place, Host, PathBuf) {
     let place = Place::s3(&dir.join("server"));

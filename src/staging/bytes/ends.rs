@@ -12,7 +12,6 @@ use crate::local::sys;
 use crate::model::chunk::ChunkIndex;
 use crate::model::entry::{FileKind, Region};
 use crate::model::limits::FILE_BYTES_MAX;
-use crate::staging::attributes::kill_privileges;
 use crate::staging::error::StagingError;
 use crate::staging::inode::{FileData, Inode, InodeBody};
 use crate::staging::tree::{Tree, put_inode};
@@ -97,11 +96,11 @@ impl Tree {
     }
 
     /// Makes `range` read as zeros, without changing the length (fallocate(2), PUNCH_HOLE).
-    pub async fn punch(&self, ino: u64, range: Range<u64>, kill: bool) -> Result<(), StagingError> {
+    pub async fn punch(&self, ino: u64, range: Range<u64>) -> Result<(), StagingError> {
         let inode = self.inode(ino).await?;
         let InodeBody::File(file) = &inode.body else { return Err(StagingError::IsDirectory) };
         let range = range.start..range.end.min(file.size);
-        if range.is_empty() || self.punch_file(ino, &range, kill).await? {
+        if range.is_empty() || self.punch_file(ino, &range).await? {
             return Ok(());
         }
         // Behind that it is zeros already, however long the file is.
@@ -110,7 +109,7 @@ impl Tree {
         while at < end {
             // Zeros are written chunk by chunk: copy-up and the seal see an ordinary write.
             let part = (self.chunk().bytes() - at % self.chunk().bytes()).min(end - at);
-            self.write(ino, at, &zeros(part as usize), false, kill).await?;
+            self.write(ino, at, &zeros(part as usize), false, false).await?;
             at += part;
         }
         Ok(())
@@ -129,7 +128,7 @@ impl Tree {
     }
 
     /// Frees the bytes of a data file that has no base below; `false` where that is not to be had.
-    async fn punch_file(&self, ino: u64, range: &Range<u64>, kill: bool) -> Result<bool, StagingError> {
+    async fn punch_file(&self, ino: u64, range: &Range<u64>) -> Result<bool, StagingError> {
         let _changing = self.change().await?;
         let mut inode = self.inode(ino).await?;
         let InodeBody::File(file) = &mut inode.body else { return Err(StagingError::IsDirectory) };
@@ -150,16 +149,13 @@ impl Tree {
         inode.version += 1;
         inode.attributes.mtime = self.now();
         inode.ctime = inode.attributes.mtime;
-        if kill {
-            kill_privileges(&mut inode);
-        }
         put_inode(&mut batch, ino, &inode);
         self.apply(batch)?;
         Ok(true)
     }
 
     /// Makes sure that the file is at least `size` bytes long, and that there is room for what it becomes longer.
-    pub async fn grow(&self, ino: u64, size: u64, kill: bool) -> Result<(), StagingError> {
+    pub async fn grow(&self, ino: u64, size: u64) -> Result<(), StagingError> {
         let _changing = self.change().await?;
         let mut inode = self.inode(ino).await?;
         let InodeBody::File(file) = &inode.body else { return Err(StagingError::IsDirectory) };
@@ -172,9 +168,6 @@ impl Tree {
         let unused = self.resize(&mut batch, ino, &mut inode, size)?;
         inode.attributes.mtime = self.now();
         inode.ctime = inode.attributes.mtime;
-        if kill {
-            kill_privileges(&mut inode);
-        }
         if let InodeBody::File(file) = &inode.body {
             self.totals().count(old_share, self.share(file));
         }
