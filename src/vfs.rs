@@ -40,7 +40,8 @@ use bytes::Bytes;
 
 use crate::model::chunk::ChunkSize;
 use crate::model::entry::{Attributes, Body, Entry, Region, SET_GROUP_ID, SET_USER_ID};
-use crate::model::name::FileName;
+use crate::model::id::RepoId;
+use crate::model::name::{FileName, RepoName};
 use crate::snapshot::Snapshot;
 use crate::staging::commit::Committer;
 use crate::staging::inode::{FileData, InodeBody, ROOT};
@@ -347,13 +348,14 @@ impl Vfs {
                 Ok(tree.rename(a, from.1, b, to.1, no_replace).await?)
             }
             (Node::Name(a), Node::Name(b)) if a == b && !exchange => {
-                self.told(to.1.as_bytes(), self.rename_name(&a, (from.1, to.1), no_replace, caller).await)
+                self.told(from.1.as_bytes(), self.rename_name(&a, (from.1, to.1), no_replace, caller).await)
             }
             (Node::Row { .. }, _) | (_, Node::Row { .. }) => Err(VfsError::ReadOnly),
             // For another file system mv(1) would copy: it would make a label, of the newest bundle.
             (Node::Name(NameNode::Bundles(_)), Node::Name(NameNode::Labels(_))) => {
-                self.told(to.1.as_bytes(), Err(VfsError::Misplaced(LABEL_BY_LINK)))
+                self.told(from.1.as_bytes(), Err(VfsError::Misplaced(LABEL_BY_LINK)))
             }
+            (Node::Name(_), _) | (_, Node::Name(_)) => self.told(from.1.as_bytes(), Err(VfsError::OtherTree)),
             _ => Err(VfsError::OtherTree),
         }
     }
@@ -791,6 +793,14 @@ impl Vfs {
     pub fn open_trees(&self) -> Vec<(node::RepoKey, Arc<Committer>)> {
         let trees = self.trees.lock().expect("nothing panics while it holds the trees");
         trees.by_slot.iter().filter_map(|open| Some((open.repo.clone(), open.committer.clone()?))).collect()
+    }
+
+    /// Lets the trees have the names that their repos have now.
+    pub(crate) fn name_trees(&self, name_of: impl Fn(RepoId) -> Option<RepoName>) {
+        let mut trees = self.trees.lock().expect("nothing panics while it holds the trees");
+        for TreeSlot { repo, .. } in &mut trees.by_slot {
+            repo.name = name_of(repo.id).unwrap_or_else(|| repo.name.clone());
+        }
     }
 
     /// The slots of all staging trees, and whose they are.

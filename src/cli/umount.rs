@@ -83,7 +83,12 @@ fn commit_and_detach(dir: &Path, host: &Host) -> Result<(), Failure> {
     }
     let committed = match commit_all(dir, host) {
         // A dead daemon can commit nothing: its tree is staged, and the next mount finds it.
-        Err(failure) if failure.kind == "dead" || failure.kind == "not_datamon" => Ok(()),
+        Err(failure) if failure.kind == "dead" => {
+            let remedy = "mount it again: what is staged is there";
+            eprintln!("datamon: {}: its daemon has ended, so nothing was committed ({remedy})", dir.display());
+            Ok(())
+        }
+        Err(failure) if failure.kind == "not_datamon" => Ok(()),
         outcome => outcome,
     };
     let unmounted = committed.and_then(|()| detach(dir, How::default()));

@@ -64,7 +64,10 @@ pub async fn register(store: &Store, intent: &Intent, extension: Option<u32>) ->
     if !live {
         // A slot that is filled keeps nobody waiting, least of all the one who removes the repo.
         abort(store, intent).await?;
-        return Err(StoreError::Conflict { what: "the repo was removed: what is staged stays here".to_owned() });
+        return Err(StoreError::Conflict {
+            what: "the repo was removed: what is staged stays in the state directory (umount -l leaves it there)"
+                .to_owned(),
+        });
     }
     for base in &intent.bases {
         match store.len(&store.keys().purged(intent.repo, *base)).await {

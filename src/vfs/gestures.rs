@@ -227,7 +227,10 @@ impl Vfs {
                 let to = repo_name(to.as_bytes()).ok_or(VfsError::Invalid(NAME_FORM))?;
                 let renamed = catalog::rename(self.store(), &from, &to).await;
                 self.forget_catalog();
-                Ok(renamed?)
+                renamed?;
+                // Whatever tells the repo's name has the new one from here on; if it cannot be read now, from the next look on.
+                let _ = self.catalog().await;
+                Ok(())
             }
             NameNode::Labels(repo) => self.rename_label(repo, (from, to), no_replace, caller).await,
             NameNode::Control(Scope::Repo(repo) | Scope::Staging(repo), Folder::Labels) => {

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::VfsError;
+use super::node::RepoKey;
 use super::{Shared, Ttl, Vfs};
 use crate::format::catalog::CatalogRecord;
 use crate::format::refs::RefsRecord;
 use crate::model::clock::Timestamp;
 use crate::model::id::{BundleId, RepoId};
+use crate::model::name::RepoName;
 use crate::store::{StoreError, catalog, refs};
 
 /// How long a walk waits for news of the repos when it knows some.
@@ -80,7 +82,17 @@ impl Vfs {
     }
 
     fn set_catalog(&self, asked: Timestamp, record: Arc<CatalogRecord>) {
+        let names: HashMap<RepoId, &RepoName> = record.repos.iter().map(|(name, entry)| (entry.id, name)).collect();
+        self.name_trees(|id| names.get(&id).map(|name| (*name).clone()));
         *self.remembered.catalog.lock().expect("nothing panics while it holds the catalog") = Some((asked, record));
+    }
+
+    /// The name that a repo has now, as far as is known: who walked to it before its `mv` did so by another.
+    pub(super) fn name_now(&self, repo: &RepoKey) -> RepoName {
+        let known = self.remembered.catalog.lock().expect("nothing panics while it holds the catalog");
+        let record = known.as_ref().map(|(_, record)| record);
+        let named = record.and_then(|record| record.repos.iter().find(|(_, entry)| entry.id == repo.id));
+        named.map_or_else(|| repo.name.clone(), |(name, _)| name.clone())
     }
 
     /// What is known was changed from here: it is read again at the next look.

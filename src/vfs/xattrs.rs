@@ -80,7 +80,7 @@ impl Vfs {
     async fn own_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, VfsError> {
         let text = match (name, self.node(ino)?) {
             (b"context", _) => self.settings().context.clone(),
-            (b"repo", node) => self.repo_of(&node)?.name.to_string(),
+            (b"repo", node) => self.name_now(&self.repo_of(&node)?).to_string(),
             (b"state", Node::Staged { slot, .. }) => {
                 let (repo, committer) = self.committer(slot)?;
                 self.tree_state(repo.id, committer.tree()).to_owned()

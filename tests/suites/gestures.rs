@@ -719,6 +719,35 @@ fn each_repo_says_what_its_own_last_commit_was() {
 }
 
 #[test]
+fn a_renamed_repo_is_called_by_its_new_name_everywhere() {
+    if !inside("gestures::a_renamed_repo_is_called_by_its_new_name_everywhere") {
+        return;
+    }
+    let world = World::new("refresh=100ms");
+    world.commit("f", "1");
+    let (mnt, at) = (world.mnt.clone(), |path: &str| world.mnt.join(path));
+    run(Command::new("mv").arg(at("census")).arg(at("survey")));
+    fs::write(at("survey/staging/f"), "2").unwrap();
+    let said = run(&mut world.host.datamon(["commit", "--json", at("survey/staging").to_str().unwrap()]));
+    assert!(said.contains("\"repo\":\"survey\""), "{said}");
+    let status = fs::read_to_string(at("survey/.datamon/status")).unwrap();
+    assert!(status.contains("\nrepo: survey\n"), "{status}");
+    for path in ["survey", "survey/staging/f", "survey/labels/latest"] {
+        let name = run(Command::new("getfattr").args(["--only-values", "-n", "user.datamon.repo"]).arg(at(path)));
+        assert_eq!(name, "survey", "{path}");
+    }
+    let id = fs::read_to_string(at("survey/.datamon/labels/latest")).unwrap();
+    let info = fs::read_to_string(at("survey/.datamon/bundle").join(id.trim()).join("info")).unwrap();
+    assert!(info.contains("\nrepo: survey\n"), "{info}");
+    // Another with the old name is another.
+    fs::create_dir(at("census")).unwrap();
+    fs::write(at("census/staging/g"), "1").unwrap();
+    fs::write(at("survey/staging/f"), "3").unwrap();
+    let said = run(&mut world.host.datamon(["umount", mnt.to_str().unwrap()]));
+    assert_eq!(said.lines().count(), 2, "{said}");
+}
+
+#[test]
 fn what_nobody_has_looked_at_since_an_earlier_mount_is_committed_by_umount() {
     if !inside("gestures::what_nobody_has_looked_at_since_an_earlier_mount_is_committed_by_umount") {
         return;

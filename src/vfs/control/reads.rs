@@ -48,7 +48,7 @@ impl Vfs {
             if repo.is_some_and(|repo| repo.id != view.repo.id) {
                 continue;
             }
-            let (repo, bundle, way) = (view.repo.name, view.bundle, view.through);
+            let (repo, bundle, way) = (self.name_now(&view.repo), view.bundle, view.through);
             text += &format!("{repo}\t{bundle}\t{way}\t{first}\t{last}\t{count}\t{bytes}\n");
         }
         text

@@ -389,7 +389,7 @@ impl Vfs {
     fn status(&self, repo: Option<&RepoKey>) -> String {
         let settings = self.settings();
         let mut lines = vec![format!("context: {}", settings.context)];
-        lines.extend(repo.map(|repo| format!("repo: {}", repo.name)));
+        lines.extend(repo.map(|repo| format!("repo: {}", self.name_now(repo))));
         lines.push(format!("source: {}", settings.source));
         lines.push(format!("version: {}", env!("CARGO_PKG_VERSION")));
         lines.push(format!("pid: {}", std::process::id()));
@@ -468,7 +468,7 @@ impl Vfs {
         let parents: Vec<_> = descriptor.parents.iter().map(|(parent, _)| parent.to_string()).collect();
         let lines = [
             ("bundle", bundle.to_string()),
-            ("repo", repo.name.to_string()),
+            ("repo", self.name_now(repo).to_string()),
             ("state", bundle_state(&record, bundle).to_owned()),
             ("time", descriptor.time.to_string()),
             ("who", descriptor.who.clone()),
