@@ -27,5 +27,7 @@ inside_namespaces() {
     trap 'exit 130' INT TERM
     # umount(8)'s table of the host is none of our business.
     mkdir -p /run/mount && mount -t tmpfs none /run/mount
+    # cargo is the user's, in whatever home.
+    export CARGO_HOME=${CARGO_HOME:-${HOME:-}/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-${HOME:-}/.rustup}
     export HOME=$DATAMON_SCRATCH PYTHONDONTWRITEBYTECODE=1 AWS_EC2_METADATA_DISABLED=true
 }
