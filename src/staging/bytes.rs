@@ -276,7 +276,11 @@ impl Tree {
 
     /// Notes that the kernel wrote back bytes that were stored through a mapping, and was refused.
     pub fn refused_mapped(&self, ino: u64, range: Range<u64>) {
-        self.unwritten().refused(ino, range);
+        // What has no name any more is in no commit, and nobody could write it again.
+        let is_nameless = matches!(self.record(ino), Ok(Some(inode)) if inode.nlink == 0);
+        if !is_nameless {
+            self.unwritten().refused(ino, range);
+        }
     }
 
     /// Refuses what would lack bytes that everybody sees.

@@ -521,6 +521,8 @@ fn stores_that_a_full_disk_refused_are_in_no_commit_that_succeeds() {
     fs::create_dir(staging.join("sub")).unwrap();
     fs::write(&file, noise(1, 4 * MIB)).unwrap();
     fs::write(&other, noise(2, 4 * MIB)).unwrap();
+    let third = staging.join("sub/third");
+    fs::write(&third, noise(3, 4 * MIB)).unwrap();
     sync(&staging);
     let store = |file: &Path, what: &str| run(Command::new("python3").args(["-c", STORE]).arg(file).arg(what));
     let commit = || one.datamon(["commit", staging.to_str().unwrap()]).output().unwrap();
@@ -533,6 +535,10 @@ fn stores_that_a_full_disk_refused_are_in_no_commit_that_succeeds() {
     }
     store(&file, "CHANGED!");
     store(&other, "CHANGED!");
+    // What is stored into a file without a name is nobody's concern.
+    const NAMELESS: &str = "import mmap, os, sys; fd = os.open(sys.argv[1], os.O_RDWR); m = mmap.mmap(fd, 0); \
+         os.unlink(sys.argv[1]); m[0:8] = b'CHANGED!'; m.close()";
+    run(Command::new("python3").args(["-c", NAMELESS]).arg(&third));
     assert_eq!(&fs::read(&file).unwrap()[..8], b"CHANGED!", "everybody sees it");
     let refused = commit();
     assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
