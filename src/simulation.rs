@@ -142,17 +142,19 @@ fn live_all(scene: Scene, seeds: u64) {
         return;
     }
     let begun = std::time::Instant::now();
-    let mut turns = 0;
+    let (mut turns, mut copies) = (0, 0);
     for seed in 0..seeds {
         let (trace, violation) = live(scene, seed, None);
         turns += trace.lines().count();
+        copies += trace.lines().filter(|line| line.contains(trees::NAMES_CONTENT)).count();
         if let Some(violation) = violation {
             let from = trace.lines().count().saturating_sub(150);
             let end: Vec<&str> = trace.lines().skip(from).collect();
             panic!("{scene:?}, seed {seed}: {violation}\n{}\nagain: DATAMON_SIM_SEED={seed}", end.join("\n"));
         }
     }
-    eprintln!("{scene:?}: {seeds} seeds, {turns} steps, {:.1?}", begun.elapsed());
+    eprintln!("{scene:?}: {seeds} seeds, {turns} steps, {copies} copies without bytes, {:.1?}", begun.elapsed());
+    assert!(copies > 0 || scene != Scene::Trees, "nobody copies");
 }
 
 fn asked_for() -> Option<u64> {

@@ -10,6 +10,7 @@
 //!  extents  what of it is in the store          seal       an instant, while writers go on
 //!  queue    what the background stores next     upload     W0–W3, in the background too
 //!  tables   W5
+//!  sharing  copies that move no bytes
 //!  aside    what was discarded           message  the next commit's text
 //!  commit   the whole of W, and what follows    journal    what a commit remembers over the end of the process
 //!  request  what is asked of a commit, what it tells
@@ -36,6 +37,7 @@ mod recovery;
 mod request;
 mod retired;
 pub mod seal;
+pub mod sharing;
 mod tables;
 mod totals;
 pub mod tree;

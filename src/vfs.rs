@@ -23,6 +23,7 @@ mod gestures;
 mod holder;
 pub mod identity;
 pub mod known;
+mod left;
 mod lineage;
 pub mod namespace;
 pub mod node;
@@ -487,6 +488,46 @@ impl Vfs {
             }
             Node::Name(_) => Err(VfsError::NotPermitted),
         }
+    }
+
+    /// Lets a staged file name `len` bytes of another file, of a version or staged, instead of copying them, for the user
+    /// `uid`. Answers how many bytes that came to be. [`VfsError::OtherTree`]: the kernel is to copy them (copy_file_range(2)).
+    pub async fn share(
+        &self,
+        (from, start): (Ino, u64),
+        (to, at): (Ino, u64),
+        len: u64,
+        (uid, kill): (u32, bool),
+    ) -> Result<u64, VfsError> {
+        let Node::Staged { slot, ino: inner } = self.node(to)? else { return Err(VfsError::OtherTree) };
+        self.writable()?;
+        if start != at {
+            return Err(VfsError::OtherTree);
+        }
+        let range = start..start.saturating_add(len);
+        let shared = match self.node(from)? {
+            Node::Staged { slot: other, ino } if other == slot => {
+                Ok(self.tree(slot)?.share_of_staged(ino, inner, range, kill).await?)
+            }
+            Node::Row { slot: view, row } => {
+                let snapshot = self.view(view).await?;
+                let Body::File(body) = self.entry(view, row).await?.body else { return Err(VfsError::IsDirectory) };
+                let committer = self.committer(slot)?.1;
+                let shared = committer.share_of_bundle(&snapshot, &body, inner, range, kill).await;
+                if let Ok(Some(bytes)) = shared {
+                    self.note_read(view, row, uid, bytes);
+                }
+                shared
+            }
+            _ => return Err(VfsError::OtherTree),
+        };
+        let shared = shared.unwrap_or_else(|error| {
+            // The copy byte by byte says what is wrong, if it fails too.
+            tracing::debug!(%error, "a copy moves bytes");
+            None
+        });
+        self.forget_killed(to, kill && shared.is_some());
+        shared.ok_or(VfsError::OtherTree)
     }
 
     /// Makes `range` read as zeros, or only makes sure that there is room for it and the file reaches there.

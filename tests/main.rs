@@ -6,6 +6,7 @@ mod suites {
     mod boot;
     mod bounds;
     mod committers;
+    mod copies;
     mod costs;
     mod damage;
     mod disk;
@@ -37,5 +38,6 @@ mod suites {
     mod trees;
     mod unmounting;
     mod uploads;
+    mod versions;
     mod writers;
 }

@@ -57,6 +57,12 @@ pub fn long_help() -> String {
     format!("{EXAMPLES}\n\n{}", options::help()).replace("--help lists the options of -o\n\n", "")
 }
 
+/// How long a mount looks for what earlier ones left: nobody is answered before.
+const LEFT_LIMIT: Duration = Duration::from_secs(5);
+/// What a mount in the background says to who waits for it: begins a line to be told, and that it is there.
+const NOTE: &str = "note: ";
+const READY: &str = "ready";
+
 /// The arguments of `datamon mount`.
 #[derive(Debug, Args)]
 pub struct MountArgs {
@@ -99,10 +105,16 @@ pub fn run(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     let broken = |why: String| Failure::new("failed", format!("{}: {why}", args.source));
     let mut child = child.spawn().map_err(|why| broken(why.to_string()))?;
     let out = child.stdout.take().expect("it was asked for two lines ago");
+    let mut out = BufReader::new(out);
     let mut line = String::new();
-    BufReader::new(out).read_line(&mut line).map_err(|why| broken(why.to_string()))?;
-    if line.trim() == "ready" {
-        return Ok(());
+    loop {
+        line.clear();
+        out.read_line(&mut line).map_err(|why| broken(why.to_string()))?;
+        match line.strip_prefix(NOTE) {
+            Some(note) => eprintln!("datamon: {}", note.trim_end()),
+            None if line.trim() == READY => return Ok(()),
+            None => break,
+        }
     }
     wait_a_moment(&mut child);
     let told: Option<(String, String, Option<String>)> = serde_json::from_str(&line).ok();
@@ -193,8 +205,12 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
         exec: options.exec,
     };
     let read_log = vfs.read_log().cloned();
-    let session = session::mount(vfs, &config, runtime.handle().clone());
+    let session = session::mount(vfs.clone(), &config, runtime.handle().clone());
     let session = session.map_err(|why| Failure::new("failed", format!("{}: {why}", dir.display())))?;
+    let left = runtime.block_on(async { tokio::time::timeout(LEFT_LIMIT, vfs.find_left()).await.unwrap_or_default() });
+    left.iter().for_each(|note| tracing::info!("{note}"));
+    // The staging trees go with the session.
+    drop(vfs);
     if root {
         place::remember(&args.source, &dir, options.network || context.is_elsewhere());
     }
@@ -213,7 +229,8 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     if args.child {
         // Not before: autofs lets nobody to a mount point that it waits for but the process group of who mounts there.
         sys::new_session();
-        print_line("ready");
+        left.iter().for_each(|note| print_line(&format!("{NOTE}{note}")));
+        print_line(READY);
         let _ = std::io::stdout().flush();
     }
     let outcome = session.serve();
@@ -276,6 +293,7 @@ fn settings(
             umask: options.umask,
         },
         acl: options.acl,
+        synced: options.synced,
         identity: identity::of(host, options, &own)?,
         sync_commits: options.commit_at_sync,
         umount_commits: options.commit_at_umount,
@@ -296,7 +314,9 @@ fn settings(
 fn notices(uid: u32, options: &MountOptions) -> Vec<String> {
     let closed =
         "other users, root too, cannot look in (-o allow_other or allow_root, if /etc/fuse.conf has user_allow_other)";
+    let plain = "without root the kernel reads ahead as it does by itself: first reads of large files are slower";
     let unverified = "what is read is not verified (verify=off): wrong bytes may pass";
-    let all = [(uid != 0 && options.access == Access::Owner, closed), (!options.verify, unverified)];
+    let is_closed = uid != 0 && options.access == Access::Owner;
+    let all = [(is_closed, closed), (uid != 0, plain), (!options.verify, unverified)];
     all.into_iter().filter(|(holds, _)| *holds).map(|(_, notice)| notice.to_owned()).collect()
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::fuse::session::Access;
 use crate::model::name::{Contributor, LabelName};
 use crate::store::share::REQUESTS;
-use crate::vfs::namespace::BaseChoice;
+use crate::vfs::namespace::{BaseChoice, Synced};
 
 /// Everything that `-o` said, with the defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +66,8 @@ pub struct MountOptions {
     pub umask: u16,
     /// POSIX ACLs.
     pub acl: bool,
+    /// What is on the disk before its program is told.
+    pub synced: Synced,
     /// Reads are logged in the store; `None`: as the context says.
     pub read_log: Option<bool>,
     /// Where numbers are served.
@@ -178,6 +180,8 @@ pub const KERNEL_OPTIONS: &[OptionText] = texts! {
     "allow_root", "", "allow_root",
         "root alone may look in besides who mounts it (a user's mount: as allow_other)";
     "default_permissions", "on", "default_permissions", "the kernel checks modes and owners";
+    "sync, async", "async", "async", "sync: every change is safe from a power cut when the program is told (slow)";
+    "dirsync", "", "dirsync", "the same of changes of names only";
 };
 
 /// What a later version will know, refused by name until then.
@@ -203,9 +207,6 @@ const IGNORED: &[&str] = &[
     "diratime",
     "nodiratime",
     "strictatime",
-    "dirsync",
-    "sync",
-    "async",
     "rw",
 ];
 
@@ -223,6 +224,9 @@ const KERNEL_WORDS: &[&str] = &[
     "allow_other",
     "allow_root",
     "default_permissions",
+    "sync",
+    "async",
+    "dirsync",
     "acl",
 ];
 /// What /proc/self/mountinfo shows of a FUSE mount.
@@ -262,6 +266,7 @@ impl MountOptions {
             gid: None,
             umask: 0,
             acl: false,
+            synced: Synced::Nothing,
             read_log: None,
             metrics: None,
             remount: false,
@@ -307,6 +312,9 @@ impl MountOptions {
             "allow_root" => self.access = Access::OwnerAndRoot,
             "acl" => self.acl = true,
             "default_permissions" => self.default_permissions = true,
+            "sync" => self.synced = Synced::All,
+            "async" => self.synced = Synced::Nothing,
+            "dirsync" => self.synced = self.synced.max(Synced::Names),
             "remount" => {}
             word if LATER.contains(&word) => return Err(later(word)),
             word if is_ours(word) => return Err(format!("{word}: needs a value ({})", form_of(word))),
@@ -496,7 +504,8 @@ mod tests {
             let name = option.example.split('=').next().unwrap();
             assert!(option.name().split(", ").any(|known| known == name), "{}", option.form);
             assert!(help.contains(option.form) && help.contains(option.says), "{}", option.form);
-            if option.form.contains('=') {
+            // `sync` alone is mount(8)'s word.
+            if option.form.contains('=') && !KERNEL_WORDS.contains(&option.name()) {
                 let bare = parse(option.name()).unwrap_err();
                 assert!(bare.contains(option.form), "{bare}");
             }

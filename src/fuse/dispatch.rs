@@ -9,10 +9,10 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 
 use super::handles::{Handle, Handles, IMMUTABLE, Listing, READER, SharedWindow, WRITER};
@@ -27,6 +27,7 @@ use crate::model::name::{FileName, NameError};
 use crate::staging::tree::{Caller, SetAttr, StagingError};
 use crate::vfs::error::VfsError;
 use crate::vfs::known::Pass;
+use crate::vfs::namespace::Synced;
 use crate::vfs::node::ROOT_INO;
 use crate::vfs::xattrs::SetXattr;
 use crate::vfs::{Allocate, Found, Make, Opened, Ttl, Vfs};
@@ -82,7 +83,29 @@ impl Dispatch {
         R: Answer<T>,
     {
         let _paced = self.pace.request();
-        self.work.answer((request.pid(), operation), touched, future, reply);
+        let by = (request.pid(), operation);
+        match touched.first().map(|(parent, _)| *parent) {
+            Some(parent) if self.vfs.settings().synced >= Synced::Names => {
+                let (vfs, handles) = (self.vfs.clone(), self.handles.clone());
+                let future = async move { synced(&vfs, &handles, parent, future).await };
+                self.work.answer(by, touched, future, reply);
+            }
+            _ => self.work.answer(by, touched, future, reply),
+        }
+    }
+
+    /// The same, of a request that changes the inode `ino`.
+    fn answer_inode_change<T, F, R>(&self, request: &Request, operation: Operation, ino: INodeNo, future: F, reply: R)
+    where
+        T: Abandon,
+        F: Future<Output = Result<T, VfsError>> + Send + 'static,
+        R: Answer<T>,
+    {
+        if self.vfs.settings().synced < Synced::All {
+            return self.answer(request, operation, future, reply);
+        }
+        let (vfs, handles) = (self.vfs.clone(), self.handles.clone());
+        self.answer(request, operation, async move { synced(&vfs, &handles, ino.0, future).await }, reply);
     }
 
     fn list<R: Answer<Listing>>(&self, request: &Request, ino: INodeNo, handle: FileHandle, offset: u64, reply: R) {
@@ -96,6 +119,23 @@ impl Dispatch {
             Ok(Listing { ino: ino.0, window, offset, pass })
         };
         self.answer(request, Operation::Readdir, future, reply);
+    }
+}
+
+/// Puts what was changed on the disk before anybody is told.
+async fn synced<T: Abandon>(
+    vfs: &Arc<Vfs>,
+    handles: &Handles,
+    ino: u64,
+    change: impl Future<Output = Result<T, VfsError>>,
+) -> Result<T, VfsError> {
+    let changed = change.await?;
+    match vfs.fsync(ino).await {
+        Ok(()) => Ok(changed),
+        Err(error) => {
+            changed.abandon(vfs.clone(), handles);
+            Err(error)
+        }
     }
 }
 
@@ -220,7 +260,7 @@ impl Filesystem for Dispatch {
         let set = SetAttr { permissions, uid, gid, size, atime, mtime, kill_privileges };
         let is_guarded = self.is_guarded;
         let future = async move { Ok(guarded(is_guarded, vfs.setattr(ino.0, set).await?)) };
-        self.answer(request, Operation::Setattr, future, reply);
+        self.answer_inode_change(request, Operation::Setattr, ino, future, reply);
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
@@ -397,7 +437,11 @@ impl Filesystem for Dispatch {
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         // The data lies in fuser's buffer until we return: what can be done at once needs no copy of it.
         let timed = Timed::new(Operation::Write);
-        let now = || self.vfs.write_now(ino.0, offset, data, append, kill);
+        let is_to_be_synced = self.vfs.settings().synced == Synced::All;
+        let now = || match is_to_be_synced {
+            true => None,
+            false => self.vfs.write_now(ino.0, offset, data, append, kill),
+        };
         // Nobody may be there any more who could be told.
         let is_mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let range = offset..offset + data.len() as u64;
@@ -424,7 +468,28 @@ impl Filesystem for Dispatch {
             }
             written.map(|()| data.len() as u32)
         };
-        self.answer(request, Operation::Write, future, reply);
+        self.answer_inode_change(request, Operation::Write, ino, future, reply);
+    }
+
+    fn copy_file_range(
+        &self,
+        request: &Request,
+        from: INodeNo,
+        _from_handle: FileHandle,
+        start: u64,
+        to: INodeNo,
+        _to_handle: FileHandle,
+        at: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (vfs, by) = (self.vfs.clone(), (request.uid(), is_user(request)));
+        let future = async move {
+            let bytes = vfs.share((from.0, start), (to.0, at), len, by).await?;
+            Ok(u32::try_from(bytes).expect("a copy is bounded below 4 GiB"))
+        };
+        self.answer_inode_change(request, Operation::Copy, to, future, reply);
     }
 
     fn flush(&self, _request: &Request, _ino: INodeNo, _handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
@@ -528,7 +593,7 @@ impl Filesystem for Dispatch {
             let set = SetXattr { name: &name, value: &value, create, replace };
             vfs.setxattr(ino.0, set, caller, || waiters::groups(tid)).await
         };
-        self.answer(request, Operation::Xattr, future, reply);
+        self.answer_inode_change(request, Operation::Xattr, ino, future, reply);
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -552,7 +617,8 @@ impl Filesystem for Dispatch {
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (vfs, name) = (self.vfs.clone(), name.as_bytes().to_vec());
-        self.answer(request, Operation::Xattr, async move { vfs.removexattr(ino.0, &name).await }, reply);
+        let future = async move { vfs.removexattr(ino.0, &name).await };
+        self.answer_inode_change(request, Operation::Xattr, ino, future, reply);
     }
 
     fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
@@ -615,7 +681,8 @@ impl Filesystem for Dispatch {
             return reply.error(Errno::EOPNOTSUPP);
         }
         let (vfs, how) = (self.vfs.clone(), Allocate { zero: zero || punch, keep_size, kill: is_user(request) });
-        self.answer(request, Operation::Allocate, async move { vfs.allocate(ino.0, offset..end, how).await }, reply);
+        let future = async move { vfs.allocate(ino.0, offset..end, how).await };
+        self.answer_inode_change(request, Operation::Allocate, ino, future, reply);
     }
 
     fn lseek(&self, request: &Request, ino: INodeNo, _handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {

@@ -74,6 +74,7 @@ operations! {
     Open "open"
     Read "read"
     Write "write"
+    Copy "copy"
     Allocate "allocate"
     Seek "seek"
     Fsync "fsync"

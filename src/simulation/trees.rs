@@ -14,20 +14,22 @@ use super::world::{Actor, Life, Rng, Shared, Work};
 use crate::content::reader::ContentReader;
 use crate::local::db::DatabaseMemory;
 use crate::model::chunk::ChunkSize;
-use crate::model::entry::Body;
+use crate::model::entry::{Body, Entry};
 use crate::model::id::RepoId;
 use crate::model::name::FileName;
 use crate::model::path::TreePath;
 use crate::snapshot::tree::{RangeCache, Snapshot};
 use crate::staging::commit::{CommitRequest, Committer};
 use crate::staging::inode::{FileData, InodeBody, ROOT};
-use crate::staging::tree::{Caller, StagingError, Tree, TreeConfig, TreeLock};
+use crate::staging::tree::{Caller, SetAttr, StagingError, Tree, TreeConfig, TreeLock};
 use crate::store::{Store, refs};
 
 const CALLER: Caller = Caller { uid: 1000, gid: 100, umask: 0o022 };
 const CACHE_BYTES: u64 = 4 << 20;
 /// Names that a directory may hold.
 const NAMES: usize = 6;
+/// What is told of a copy that moved no bytes.
+pub const NAMES_CONTENT: &str = "names the content of";
 /// Directories that a tree may hold beside its root.
 const DIRECTORIES: usize = 2;
 
@@ -105,7 +107,11 @@ impl TreeHost {
         let work = async move {
             let ended = match what {
                 What::Open => host.open(&store, rng).await,
-                What::Change => host.change(rng).await,
+                What::Change => {
+                    let mut rng = rng;
+                    let copies = rng.chance(15);
+                    if copies { host.copy(&store, rng).await } else { host.change(rng).await }
+                }
                 What::Commit => {
                     let mut rng = rng;
                     let fails = rng.chance(10);
@@ -291,6 +297,40 @@ impl HostState {
         });
         committer.closed(ino);
         Ok(format!("{name}: {len} bytes at {at}"))
+    }
+
+    /// Copies a file of a bundle of the repo, whichever, into a new file, without moving its bytes.
+    async fn copy(&self, store: &Arc<Store>, mut rng: Rng) -> Result<String, String> {
+        let Opened { tree, committer } = self.opened()?;
+        let record = refs::load(store, self.repo).await.map_err(said)?.map(|link| link.record).unwrap_or_default();
+        let bundles: Vec<_> = record.recent.iter().map(|summary| summary.bundle).collect();
+        let Some(bundle) = rng.pick(&bundles).copied() else { return Ok("nothing to copy from".to_owned()) };
+        let (reader, ranges) = (ContentReader::new(store.clone(), CACHE_BYTES), RangeCache::new(CACHE_BYTES));
+        let snapshot = Snapshot::open(reader, ranges, self.repo, bundle).await.map_err(said)?;
+        let files = snapshot.list(&TreePath::root(), None, 1_000).await.map_err(said)?;
+        let Some((from, _, Entry { body: Body::File(body), .. })) = rng.pick(&files).cloned() else {
+            return Ok("no file".to_owned());
+        };
+        let name = file_name(&format!("c{}", rng.below(NAMES)));
+        let ino = match look(&tree, ROOT, &name).await? {
+            Some(ino) => ino,
+            None => {
+                let body = InodeBody::File(FileData::empty());
+                tree.create(ROOT, &name, 0o644, body, CALLER).await.map_err(said)?.ino
+            }
+        };
+        let cut = SetAttr { size: Some(0), ..SetAttr::default() };
+        tree.setattr(ino, cut).await.map_err(said)?;
+        self.states().change(|files| drop(files.insert(name.to_string(), Vec::new())));
+        // Before: a commit may see the change as soon as it is there.
+        let direct = ContentReader::new(self.shared.direct.clone(), CACHE_BYTES);
+        let bytes = direct.read(&body, chunk(), 0..body.size).await.map_err(said)?.to_vec();
+        let shared = committer.share_of_bundle(&snapshot, &body, ino, 0..body.size, false).await.map_err(said)?;
+        if shared.is_none() {
+            return Ok(format!("{name}: {bundle}/{from} cannot be named now"));
+        }
+        self.states().change(|files| drop(files.insert(name.to_string(), bytes)));
+        Ok(format!("{name} {NAMES_CONTENT} {bundle}/{from}"))
     }
 
     /// Makes, moves or removes a directory.

@@ -285,6 +285,11 @@ impl TreeWriter {
         self.names_unread_blocks = true;
     }
 
+    /// Says that rows name content in these packs, in extent blocks that nobody read: they are listed.
+    pub fn keep(&mut self, packs: &[PackEntry]) {
+        self.used.extend(packs.iter().map(|pack| pack.id));
+    }
+
     async fn close_range(&mut self, table: Table) -> Result<(), WriteError> {
         debug_assert_eq!(table, Table::Files, "directories are closed at the end");
         Self::close(&mut self.files, &mut self.meta, &self.base_ranges, &mut self.used).await
@@ -317,7 +322,7 @@ impl TreeWriter {
     }
 
     /// Closes the tables and completes `descriptor`, whose counts, layers and packs are filled in; `data_packs` are the
-    /// packs that this commit has stored. Answers the whole descriptor object.
+    /// packs that this commit has stored, and those that it may name beside the base's. Answers the whole descriptor object.
     pub async fn finish(
         mut self,
         mut descriptor: Descriptor,

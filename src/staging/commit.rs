@@ -30,6 +30,7 @@ use super::journal::{Journal, Sealed as SealedDescriptor};
 use super::queue::Queue;
 pub use super::request::{CommitReport, CommitRequest, LabelReport, Sources};
 use super::seal::Sealed;
+use super::sharing::LastPacks;
 use super::tables::{ChunkSource, Instant, Tables};
 use super::tree::Tree;
 use super::upload::{Active, Lane, Noting, PACK_BYTES, Token, UPLOADS};
@@ -129,6 +130,7 @@ pub struct Committer {
     parent: Mutex<Option<Arc<Snapshot>>>,
     /// The bundle of an earlier life's commit that was finished when the tree was opened.
     finished: OnceLock<BundleId>,
+    pub(super) last_packs: LastPacks,
 }
 
 impl Committer {
@@ -148,6 +150,7 @@ impl Committer {
         let committer = Self {
             parent: Mutex::new(base),
             finished: OnceLock::new(),
+            last_packs: LastPacks::default(),
             lane: Arc::default(),
             wanted: tokio::sync::Notify::new(),
             queue: Arc::default(),
@@ -377,7 +380,7 @@ impl Committer {
         self.faults.hit(FaultPoint::AfterData);
         // W4: a round that began meanwhile has not seen the intent.
         if intents::head(&self.store).await? != active.round {
-            intents::renew(&self.store, &active.intent, None).await?;
+            self.renew(&active.intent).await?;
         }
         let (descriptor, object) = self.tables(active, (&sealed, linked, derived_from), request, parent).await?;
         self.faults.hit(FaultPoint::AfterTables);
@@ -514,6 +517,9 @@ impl Committer {
             derived_from,
         };
         let mut packs = self.journal.packs()?;
+        let shared = self.journal.shared_packs()?;
+        tables.writer.keep(&shared);
+        packs.extend(shared);
         if let Some(base) = &sealed.base.snapshot {
             packs.extend(base.packs().await?);
         }

@@ -150,7 +150,7 @@ impl World {
 }
 
 impl Host {
-    async fn put(&self, parent: u64, file: &str, bytes: &[u8]) -> u64 {
+    pub(super) async fn put(&self, parent: u64, file: &str, bytes: &[u8]) -> u64 {
         let body = InodeBody::File(FileData::empty());
         let ino = match self.tree.lookup(parent, &name(file)).await {
             Ok(found) => {
@@ -169,7 +169,7 @@ impl Host {
         self.tree.create(parent, &name(dir), 0o755, InodeBody::Directory, CALLER).await.unwrap().ino
     }
 
-    async fn commit(&self) -> CommitReport {
+    pub(super) async fn commit(&self) -> CommitReport {
         self.committer.commit(CommitRequest::default()).await.unwrap()
     }
 

@@ -29,6 +29,7 @@ use super::bytes::OpenFiles;
 pub use super::error::StagingError;
 use super::gone::Gone;
 use super::inode::{FileData, Inode, InodeBody};
+use super::journal::forget_shared;
 use super::queue::Births;
 use super::recovery;
 pub use super::recovery::Recovered;
@@ -535,6 +536,7 @@ impl Tree {
         }
         let mut batch = Batch::default();
         batch.delete(Family::Meta, &b"dirty"[..]);
+        forget_shared(&self.db, &mut batch)?;
         // Refused, it may be written all the same: the next change says again that there are changes.
         self.dirty_is_noted.store(false, Ordering::Release);
         self.db.write_durably(batch)?;
@@ -555,6 +557,7 @@ impl Tree {
         let generation = next_generation(old.generation);
         let mut batch = Batch::default();
         empty(&mut batch);
+        forget_shared(&self.db, &mut batch)?;
         batch.put(Family::Meta, &b"generation"[..], generation.to_be_bytes());
         batch.put(Family::Meta, &b"base"[..], snapshot.descriptor().bundle.to_string());
         self.db.write(batch)?;
@@ -594,6 +597,7 @@ fn start_anew(db: &Database, files: &StagedFiles, base: Option<&Snapshot>) -> Re
         batch.delete(Family::Meta, key);
     }
     batch.delete_prefix(Family::Meta, &b"pack/"[..]);
+    forget_shared(db, &mut batch)?;
     batch.put(Family::Meta, &b"generation"[..], generation.to_be_bytes());
     let name = base.map(|base| base.descriptor().bundle.to_string()).unwrap_or_default();
     batch.put(Family::Meta, &b"base"[..], name);

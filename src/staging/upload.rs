@@ -248,14 +248,16 @@ impl Committer {
     async fn registered_intent(&self, parent: Option<&Snapshot>) -> Result<(Intent, u64), CommitError> {
         let base = self.tree().base();
         let both = parent.into_iter().chain(base.snapshot.as_deref());
+        self.journal.forget_begun_joins()?;
         let mut bases: Vec<BundleId> = both.map(|snapshot| snapshot.descriptor().bundle).collect();
+        bases.extend(self.journal.joined()?.into_iter().filter(|(record, _)| *record == 0).map(|(_, bundle)| bundle));
         bases.sort_unstable();
         bases.dedup();
         let intent = match self.journal.intent()? {
             Some(intent) if intent.bases == bases => {
                 self.adopt(&intent).await?;
                 if self.journal.is_accepted()? {
-                    let round = intents::renew(&self.store, &intent, None).await?;
+                    let round = self.renew(&intent).await?;
                     return Ok((intent, round));
                 }
                 intent
@@ -272,9 +274,17 @@ impl Committer {
             }
         };
         self.journal.set_intent(&intent)?;
-        let round = intents::register(&self.store, &intent, None).await?;
+        let round = self.renew(&intent).await?;
+        intents::check(&self.store, &intent).await?;
         self.journal.set_accepted()?;
         Ok((intent, round))
+    }
+
+    /// Registers the intent, with all that joined it, under the newest round (W1, W4). Answers that.
+    pub(super) async fn renew(&self, intent: &Intent) -> Result<u64, CommitError> {
+        let mut further = self.journal.joined()?;
+        further.retain(|(record, _)| *record > 0);
+        Ok(intents::renew_all(&self.store, intent, &further).await?)
     }
 
     /// Finds packs that an earlier life stored without learning of it: their chunks are not uploaded again.
@@ -377,25 +387,49 @@ impl Committer {
     }
 }
 
-/// Uploads what comes into the queue, as long as the committer lives; when nothing comes, the log is tidied.
+impl Committer {
+    /// Registers the intent of a tree that has changes, though there may be nothing to upload: from then on nobody removes its
+    /// base.
+    async fn claim(&self) -> Result<(), CommitError> {
+        let Ok(mut lane) = self.lane.try_lock() else { return Ok(()) };
+        if lane.active.is_some() || !self.has_changes().await? || self.journal.sealed()?.is_some() {
+            return Ok(());
+        }
+        tokio::select! {
+            claimed = self.activate(&mut lane) => claimed.map(drop),
+            // A commit has waited long enough, and does it itself.
+            () = self.wanted.notified() => Ok(()),
+        }
+    }
+}
+
+/// Uploads what comes into the queue, as long as the committer lives; when nothing comes, the log is tidied. Of a tree with
+/// changes the store knows.
 async fn background(committer: Weak<Committer>, queue: Arc<Queue>) {
     let mut pause = PAUSES.0;
     loop {
         let waited = tokio::time::timeout(IDLE, queue.next()).await;
         let Some(committer) = committer.upgrade() else { return };
-        let Ok(ino) = waited else {
-            if let Err(error) = committer.tree().tidy_log().await {
-                tracing::warn!(%error, "the log of small files could not be tidied: later again");
+        let outcome = async {
+            match waited {
+                Ok(ino) => committer.upload_live(ino).await?,
+                Err(_) => {
+                    if let Err(error) = committer.tree().tidy_log().await {
+                        tracing::warn!(%error, "the log of small files could not be tidied: later again");
+                    }
+                }
             }
-            continue;
+            committer.claim().await
         };
-        match committer.upload_live(ino).await {
+        match outcome.await {
             Ok(()) => pause = PAUSES.0,
             Err(error) => {
                 if pause == PAUSES.0 {
                     tracing::warn!(%error, "uploading in the background: later again");
                 }
-                queue.push(ino);
+                if let Ok(ino) = waited {
+                    queue.push(ino);
+                }
                 drop(committer);
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSES.1);

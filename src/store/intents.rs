@@ -14,7 +14,7 @@ use crate::format::catalog::RepoState;
 use crate::format::envelope::{self, ObjectKind};
 use crate::format::intent::Intent;
 use crate::format::key::{self, ObjectKey};
-use crate::model::id::{IntentId, RepoId};
+use crate::model::id::{BundleId, IntentId, RepoId};
 
 /// Objects that are read or looked at together.
 const READS: usize = 16;
@@ -59,6 +59,12 @@ pub async fn head(store: &Store) -> Result<u64, StoreError> {
 /// Safe to drop and to repeat: the same intent gives the same object.
 pub async fn register(store: &Store, intent: &Intent, extension: Option<u32>) -> Result<u64, StoreError> {
     let round = renew(store, intent, extension).await?;
+    check(store, intent).await?;
+    Ok(round)
+}
+
+/// W2: whether the repo of a registered intent lives and its bases exist.
+pub async fn check(store: &Store, intent: &Intent) -> Result<(), StoreError> {
     let catalog = super::catalog::load(store).await?;
     let live = catalog.repos.values().any(|entry| entry.id == intent.repo && entry.state == RepoState::Live);
     if !live {
@@ -79,7 +85,7 @@ pub async fn register(store: &Store, intent: &Intent, extension: Option<u32>) ->
             Err(error) => return Err(error),
         }
     }
-    Ok(round)
+    Ok(())
 }
 
 /// Registers an intent that has passed [`register`] under the rounds that began since (W4). Answers the newest.
@@ -88,20 +94,76 @@ pub async fn register(store: &Store, intent: &Intent, extension: Option<u32>) ->
 /// end before the intent stands in it, and then deletes no pack of a base that is named there. A removal of the repo finds
 /// the intent open. Whoever gave the intent up has filled its slot, which the commit finds out.
 pub async fn renew(store: &Store, intent: &Intent, extension: Option<u32>) -> Result<u64, StoreError> {
-    let mut round = head(store).await?;
-    // A collection that begins between the two looks has not seen the intent: it is registered there too.
-    loop {
-        let key = store.keys().intent(round, intent.id, extension);
-        let object = envelope::seal(ObjectKind::Intent, store.context(), &intent.encode());
-        match store.put_new(&key, &object).await? {
-            Put::Ours => {}
-            Put::Theirs(_) => return Err(StoreError::Corrupt { key, why: FormatError::Hash }),
+    let put = |round| async move {
+        let put = put_record(store, round, intent, extension).await?;
+        put.map_or(Ok(()), |_| Err(store.taken(round, intent, extension)))
+    };
+    under_newest(store, put).await
+}
+
+/// The same for an intent which bases have joined: `further` are those, and the numbers of their own records.
+///
+/// One record names them all, as a collector takes an intent for registered that it finds there. Only in a round in which
+/// an earlier record lies under that name, from before a base joined, the later bases have records beside it. The caller
+/// registers the intent before a base joins it: so no record from before that gets into a round that began after it.
+pub async fn renew_all(store: &Store, intent: &Intent, further: &[(u32, BundleId)]) -> Result<u64, StoreError> {
+    let mut bases = intent.bases.clone();
+    bases.extend(further.iter().map(|(_, base)| *base));
+    bases.sort_unstable();
+    bases.dedup();
+    let whole = &Intent { bases, ..intent.clone() };
+    let put = |round| async move {
+        let Some(lies_there) = put_record(store, round, whole, None).await? else { return Ok(()) };
+        for (number, base) in further.iter().filter(|(_, base)| !lies_there.bases.contains(base)) {
+            let more = Intent { bases: vec![*base], ..intent.clone() };
+            if put_record(store, round, &more, Some(*number)).await?.is_some() {
+                return Err(store.taken(round, &more, Some(*number)));
+            }
         }
+        let is_named = |base: &BundleId| lies_there.bases.contains(base) || further.iter().any(|(_, one)| one == base);
+        if whole.bases.iter().all(is_named) { Ok(()) } else { Err(store.taken(round, whole, None)) }
+    };
+    under_newest(store, put).await
+}
+
+/// Registers by `put` under the round that is newest before and after. A collection that begins between the two looks has
+/// not seen the intent: it is registered there too.
+async fn under_newest<F>(store: &Store, put: impl Fn(u64) -> F) -> Result<u64, StoreError>
+where
+    F: Future<Output = Result<(), StoreError>>,
+{
+    let mut round = head(store).await?;
+    loop {
+        put(round).await?;
         let now = head(store).await?;
         if now == round {
             return Ok(round);
         }
         round = now;
+    }
+}
+
+/// Puts a record of the intent; answers another one of it that lies there already.
+async fn put_record(
+    store: &Store,
+    round: u64,
+    intent: &Intent,
+    extension: Option<u32>,
+) -> Result<Option<Intent>, StoreError> {
+    let object = envelope::seal(ObjectKind::Intent, store.context(), &intent.encode());
+    let Put::Theirs(stored) = store.put_new(&store.keys().intent(round, intent.id, extension), &object).await? else {
+        return Ok(None);
+    };
+    let open = || Intent::decode(&envelope::open(ObjectKind::Intent, Some(store.context()), &stored)?);
+    let stored = open().map_err(|_| store.taken(round, intent, extension))?;
+    let is_same = Intent { bases: intent.bases.clone(), ..stored.clone() } == *intent;
+    if is_same { Ok(Some(stored)) } else { Err(store.taken(round, intent, extension)) }
+}
+
+impl Store {
+    /// Something else lies where a record of the intent belongs.
+    fn taken(&self, round: u64, intent: &Intent, extension: Option<u32>) -> StoreError {
+        StoreError::Corrupt { key: self.keys().intent(round, intent.id, extension), why: FormatError::Hash }
     }
 }
 
@@ -174,7 +236,6 @@ pub async fn abort(store: &Store, intent: &Intent) -> Result<(), StoreError> {
 mod tests {
     use super::*;
     use crate::model::clock::Timestamp;
-    use crate::model::id::BundleId;
     use crate::store::testing::{clock, entropy};
     use crate::store::{Store, catalog};
     use std::sync::Arc;

@@ -81,6 +81,7 @@ pub struct Control {
     commits: Commits,
     reads: reads::Reads,
     pub(super) holders: super::holder::Holders,
+    pub(super) left: super::left::LeftTrees,
     /// When something below a view was to be removed.
     refused: Shared<HashMap<usize, Timestamp>>,
     flush: std::sync::OnceLock<super::namespace::FlushMapped>,

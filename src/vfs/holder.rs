@@ -11,7 +11,6 @@
 //! 3. While one waits, trees of other repos can be opened.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::VfsError;
@@ -21,8 +20,8 @@ use crate::model::id::RepoId;
 use crate::staging::tree::{StagingError, TreeLock};
 
 /// How often, and how many times, it is looked whether the tree is free.
-const ENDING_POLL: Duration = Duration::from_millis(20);
-const ENDING_POLLS: usize = 100;
+pub(super) const ENDING_POLL: Duration = Duration::from_millis(20);
+pub(super) const ENDING_POLLS: usize = 100;
 
 /// What is known of those who have trees.
 #[derive(Default)]
@@ -34,25 +33,6 @@ pub(super) struct Holders {
 }
 
 impl Vfs {
-    /// Whether an earlier mount left changes in the tree in `dir`, which is not open here; busy while another mount has it.
-    pub(super) async fn has_left(&self, dir: PathBuf) -> Result<bool, VfsError> {
-        let memory = self.settings().database_memory.clone();
-        let _opening = self.opening.lock().await;
-        let looked = tokio::task::spawn_blocking(move || TreeLock::has_left(&dir, &memory)).await;
-        Ok(looked.map_err(|_| VfsError::Failed("looking into a staging tree".to_owned()))??)
-    }
-
-    /// The slot of a repo's staging tree, if it is open here, or an earlier mount left changes in it; busy while another mount
-    /// has it.
-    pub(super) async fn changed_tree_slot(&self, repo: &RepoKey) -> Result<Option<usize>, VfsError> {
-        let dir = self.tree_dir(repo);
-        let is_open = self.tree_slots().iter().any(|open| open.id == repo.id);
-        if is_open || (dir.exists() && self.has_left(dir).await?) {
-            return Ok(Some(self.tree_slot(repo).await?));
-        }
-        Ok(None)
-    }
-
     /// The slot of a repo's staging tree, opened now if it was not. A holder that is about to end is waited for.
     pub(crate) async fn tree_slot(&self, repo: &RepoKey) -> Result<usize, VfsError> {
         let outcome = self.try_tree_slot(repo).await;
@@ -86,7 +66,7 @@ impl Vfs {
 
     /// The process that has a tree, if it is about to end and was not waited for in vain. Before a mount appears there is
     /// nobody to ask.
-    fn ending_holder(&self, repo: &RepoKey) -> Option<u32> {
+    pub(super) fn ending_holder(&self, repo: &RepoKey) -> Option<u32> {
         let pid = TreeLock::holder(&self.tree_dir(repo))?;
         let in_vain =
             self.holders().in_vain.lock().expect("nothing panics while it holds the holders").get(&repo.id).copied();

@@ -94,6 +94,17 @@ impl BaseChoice {
     }
 }
 
+/// Which changes in staging are safe from a power cut before their program is told, without its asking (mount(8)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Synced {
+    /// Those that it syncs.
+    Nothing,
+    /// Those of names (`dirsync`).
+    Names,
+    /// All (`sync`).
+    All,
+}
+
 /// What a mount was asked for.
 pub struct Settings {
     /// The context's name, for texts.
@@ -116,6 +127,8 @@ pub struct Settings {
     pub shown: Shown,
     /// Whether POSIX ACLs are shown, changed and inherited.
     pub acl: bool,
+    /// What is on the disk before its program is told.
+    pub synced: Synced,
     /// Whose name stands in the history.
     pub identity: Identity,
     /// Whether `sync PATH` commits.

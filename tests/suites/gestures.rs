@@ -392,6 +392,15 @@ fn the_base_of_another_hosts_changes_is_not_removed() {
     assert!(status.contains("has staged changes that are based on it"), "{status}");
     two.umount(&b);
     fs::remove_dir(a.join("census/bundles").join(&bundle)).unwrap();
+    // A change that uploads nothing is known, too, some seconds later.
+    let bundle = harness::names(&a.join("census/bundles")).pop().unwrap();
+    let b = two.mount("prod", "refresh=100ms");
+    fs::remove_file(b.join("census/staging/a")).unwrap();
+    super::harness::until(Duration::from_secs(30), "the intent", || !wal().is_empty());
+    let refused = fs::remove_dir(a.join("census/bundles").join(&bundle)).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(16));
+    two.umount(&b);
+    fs::remove_dir(a.join("census/bundles").join(&bundle)).unwrap();
     one.umount(&a);
 }
 

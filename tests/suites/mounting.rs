@@ -93,6 +93,10 @@ fn an_ordinary_user_mounts_commits_and_unmounts() {
     let owner = user.does("stat", &["-c", "%u:%g", &format!("{label}large")]);
     assert_eq!(owner, "65534:65534\n", "what a user sees is the user's");
     assert!(fs::read_dir(&mnt).is_err(), "FUSE keeps a user's mount from root");
+    let status = user.does("cat", &[&format!("{mnt}/.datamon/status")]);
+    for told in ["notice: other users, root too, cannot look in", "notice: without root the kernel reads ahead"] {
+        assert!(status.contains(told), "{status}");
+    }
     user.datamon(&["umount", "--lazy", &mnt]);
 
     user.datamon(&["mount", "mine/census/staging", &mnt]);

@@ -7,13 +7,14 @@
 //! `make crash` does the same for longer (DATAMON_CRASH_ROUNDS).
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::harness::{Place, SOON, inside, run, scratch, text, until, within};
+use super::harness::{Place, SOON, inside, names, run, scratch, text, until, within};
 use super::writers::{Dice, Writer, a_repo, another_host_sees_the_same, judge, kill, mount, rounds, seed, writers};
 
 /// A file system of its own under a host's state directory.
@@ -245,4 +246,49 @@ fn a_mount_whose_daemon_was_killed_while_mapped_pages_were_written_is_replaced()
     another_host_sees_the_same(&place, dir.path(), &mnt);
     until(SOON, "an unmount", || one.datamon(["umount", mnt.to_str().unwrap()]).output().unwrap().status.success());
     eprintln!("{rounds} kills, {endless} daemons that could not end; the longest mount after one {longest:?}");
+}
+
+#[test]
+fn with_sync_or_dirsync_a_power_cut_takes_nothing_that_was_told() {
+    if !inside("power::with_sync_or_dirsync_a_power_cut_takes_nothing_that_was_told") {
+        return;
+    }
+    let dir = scratch();
+    let place = Place::directory(&dir.path().join("store"));
+    let host_dir = dir.path().join("one");
+    let disk = Disk::new(dir.path(), host_dir.join("state"), &["mkfs.xfs", "-q", "-f"]);
+    let one = place.host(&host_dir, "create");
+    a_repo(&place, &one);
+    // No program here asks for anything to be on the disk.
+    for options in ["sync", "dirsync"] {
+        let mnt = one.mount("prod/census/staging", options);
+        let (top, far) = (mnt.join(options), mnt.join(options).join("far"));
+        fs::create_dir_all(&far).unwrap();
+        fs::write(far.join("file"), "a content").unwrap();
+        fs::write(far.join("changed"), "a content").unwrap();
+        fs::rename(far.join("file"), top.join("moved")).unwrap();
+        fs::hard_link(top.join("moved"), far.join("linked")).unwrap();
+        std::os::unix::fs::symlink("nowhere", far.join("symlink")).unwrap();
+        fs::write(far.join("removed"), "").unwrap();
+        fs::remove_file(far.join("removed")).unwrap();
+        if options == "sync" {
+            fs::set_permissions(far.join("changed"), fs::Permissions::from_mode(0o640)).unwrap();
+            run(Command::new("setfattr").args(["-n", "user.k", "-v", "v"]).arg(far.join("changed")));
+            run(Command::new("truncate").args(["-s", "3"]).arg(far.join("changed")));
+        }
+        disk.shut_down();
+        kill(&one, &mnt);
+        run(Command::new("umount").arg("-l").arg(&mnt));
+        disk.come_back();
+        let mnt = one.mount("prod/census/staging", options);
+        assert_eq!(names(&top), ["far", "moved"], "{options}");
+        assert_eq!(names(&far), ["changed", "linked", "symlink"], "{options}");
+        if options == "sync" {
+            assert_eq!(fs::read_to_string(top.join("moved")).unwrap(), "a content");
+            assert_eq!(fs::read_to_string(far.join("changed")).unwrap(), "a c");
+            assert_eq!(fs::metadata(far.join("changed")).unwrap().permissions().mode() & 0o7777, 0o640);
+            assert!(run(Command::new("getfattr").args(["-n", "user.k"]).arg(far.join("changed"))).contains("\"v\""));
+        }
+        one.umount(&mnt);
+    }
 }

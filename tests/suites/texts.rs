@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::gestures::{World, size};
-use super::harness::{inside, run, text};
+use super::harness::{inside, names, run, text};
 
 /// When each text changed last, as a stat says it.
 fn times(texts: &[String], dir: &Path) -> Vec<(i64, i64)> {
@@ -164,5 +164,29 @@ fn a_mounted_version_lists_its_files_to_many_readers_at_once() {
         });
     }
     world.host.umount(&version);
+    world.end();
+}
+
+#[test]
+fn a_text_is_cut_without_effect_and_maps_to_nobody_else() {
+    if !inside("texts::a_text_is_cut_without_effect_and_maps_to_nobody_else") {
+        return;
+    }
+    let world = World::new("refresh=100ms");
+    let one = world.commit("f", "1");
+    world.sh("mkdir labels/v1");
+    // What a shell does with `>` before it writes.
+    world.sh(": > .datamon/labels/v1; : > .datamon/ctl; truncate -s 0 .datamon/labels/v1 .datamon/ctl");
+    assert_eq!(world.read(".datamon/labels/v1").trim(), one);
+    assert_eq!(names(&world.at("labels")), ["latest", "v1"]);
+    // A text is of one moment and of one reader: there is no page of it that several could share.
+    for opened in ["status", "labels/v1", "history"] {
+        let script = format!(
+            "import mmap,os,errno\nfd=os.open('.datamon/{opened}',os.O_RDONLY)\n\
+             try: mmap.mmap(fd,1,flags=mmap.MAP_SHARED,prot=mmap.PROT_READ)\n\
+             except OSError as e: print(errno.errorcode[e.errno])"
+        );
+        assert_eq!(world.sh(&format!("python3 -c \"{script}\"")).trim(), "ENODEV", "{opened}");
+    }
     world.end();
 }

@@ -86,6 +86,7 @@ fn shapes(dir: &Path) {
     symlink("nowhere/at/all", dir.join("dangling")).unwrap();
     symlink("x".repeat(4000), dir.join("long")).unwrap();
     run(Command::new("mkfifo").arg(dir.join("pipe")));
+    drop(std::os::unix::net::UnixListener::bind(dir.join("socket")).unwrap());
     fs::write(dir.join("attributes"), "a").unwrap();
     for (name, value) in [("user.colour", "red"), ("user.empty", "")] {
         run(Command::new("setfattr").args(["-n", name, "-v", value]).arg(dir.join("attributes")));

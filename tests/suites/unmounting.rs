@@ -175,3 +175,48 @@ fn a_context_mounted_at_once_after_an_unmount_has_its_staging_tree() {
     assert_eq!(names(&second.join("census/staging")).len(), 31);
     host.umount(&second);
 }
+
+#[test]
+fn a_mount_says_what_an_earlier_one_left_staged() {
+    if !inside("unmounting::a_mount_says_what_an_earlier_one_left_staged") {
+        return;
+    }
+    let dir = scratch();
+    let (_place, host) = host_with_repo(dir.path());
+    let mnt = host.mount("prod", "refresh=100ms");
+    fs::create_dir(mnt.join("other")).unwrap();
+    assert_eq!(names(&mnt.join("other/staging")), [""; 0]);
+    let leave = |mnt: &Path| drop(run(&mut host.datamon(["umount", "--lazy", mnt.to_str().unwrap()])));
+    // What a mount of `source` says, and what stands in the status of the repo, and of the other one.
+    let says = |source: &str| {
+        let output = host.datamon(["mount", source, mnt.to_str().unwrap(), "-o", "refresh=100ms"]).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+    };
+    let notice = |dir: &str| {
+        let status = fs::read_to_string(mnt.join(dir).join(".datamon/status")).unwrap();
+        status.lines().any(|line| line.starts_with("notice: census: changes of an earlier mount are staged"))
+    };
+    fs::write(mnt.join("census/staging/a"), "a").unwrap();
+    leave(&mnt);
+    let said = says("prod");
+    assert!(said.starts_with("datamon: census: changes of an earlier mount are staged") && said.lines().count() == 1);
+    assert!(notice("") && notice("census") && !notice("other"));
+    // Who looks finds it, and status says how the tree is from then on.
+    assert_eq!(names(&mnt.join("census/staging")), ["a"]);
+    std::thread::sleep(Duration::from_millis(1_100));
+    assert!(!notice("") && !notice("census"));
+    leave(&mnt);
+    assert!(says("prod/census").contains("census: changes of an earlier mount are staged"));
+    leave(&mnt);
+    assert!(says("prod/census/staging").contains("census: changes of an earlier mount are staged"));
+    host.umount(&mnt);
+    // Committed, or only looked into and killed: there is nothing to say.
+    assert_eq!(says("prod"), "");
+    assert_eq!(names(&mnt.join("census/staging")), ["a"]);
+    for pid in host.daemons(&mnt) {
+        run(Command::new("kill").args(["-9", &pid.to_string()]));
+    }
+    assert_eq!(says("prod"), "");
+    host.umount(&mnt);
+}

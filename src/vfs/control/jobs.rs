@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Asked, Vfs};
-use crate::model::id::RepoId;
 use crate::model::job::{Committed, Job, Progress, Verb};
 use crate::staging::commit::CommitReport;
-use crate::staging::tree::{Caller, StagingError};
+use crate::staging::tree::Caller;
 use crate::vfs::error::VfsError;
+use crate::vfs::left::Left;
 use crate::vfs::node::{Ino, NameNode, Node, RepoKey};
 
 /// How long a freeze lasts when nobody waits on a job any more.
@@ -156,38 +156,6 @@ impl Vfs {
         }
     }
 
-    /// Opens the trees of this mount that have changes of an earlier one. The store is asked only about such.
-    async fn open_left_trees(&self) -> Left {
-        let mut left = Left::default();
-        if self.is_read_only() {
-            return left;
-        }
-        let only = match self.root() {
-            Node::Name(NameNode::Context) => None,
-            Node::Name(NameNode::Repo(repo)) => Some(repo.id),
-            // What is mounted there is open, or no tree at all.
-            _ => return left,
-        };
-        let open: Vec<_> = self.tree_slots().iter().map(|repo| repo.id).collect();
-        let wanted = |id: &RepoId| !open.contains(id) && only.is_none_or(|only| only == *id);
-        for (id, dir) in self.tree_dirs().into_iter().filter(|(id, _)| wanted(id)) {
-            match self.has_left(dir.clone()).await {
-                // Another mount has it: that one's umount sees to it.
-                Ok(false) | Err(VfsError::Staging(StagingError::Busy(_))) => {}
-                Ok(true) => match self.repo_with(id).await {
-                    Ok(Some(repo)) => match self.tree_slot(&repo).await {
-                        Ok(_) | Err(VfsError::Staging(StagingError::Busy(_))) => {}
-                        Err(error) => left.failures.push(error.to_string()),
-                    },
-                    Ok(None) => left.notes.push(format!("{}: staged for a repo that was removed", dir.display())),
-                    Err(error) => left.failures.push(format!("{}: {error}", dir.display())),
-                },
-                Err(error) => left.failures.push(error.to_string()),
-            }
-        }
-        left
-    }
-
     fn committed(&self, repo: &RepoKey, report: &CommitReport, asked: &Asked) -> Committed {
         let asked_for = self.settings().labels.iter().chain(&asked.labels);
         let labels = asked_for.filter(|label| !report.labels.refused.contains(label));
@@ -282,13 +250,6 @@ impl Asked {
         self.contributor = parsed.transpose()?;
         Ok(())
     }
-}
-
-/// What is to be said of trees that an earlier mount left.
-#[derive(Default)]
-struct Left {
-    failures: Vec<String>,
-    notes: Vec<String>,
 }
 
 /// The trees that a verb is about.

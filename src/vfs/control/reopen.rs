@@ -19,6 +19,8 @@ use crate::vfs::node::RepoKey;
 /// How often, and how many times, it is looked whether the last request has left a tree that is to be closed.
 const LEAVE_POLL: Duration = Duration::from_millis(10);
 const LEAVE_POLLS: usize = 300;
+/// The same of the last close of a file: the kernel tells of it a moment after it.
+const QUIET_POLLS: usize = 30;
 
 /// What is done while the tree is closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +62,15 @@ impl Vfs {
         let _running = running.map_err(|_| busy("it is about to follow latest (try again)"))?;
         let in_it =
             || busy("somebody is in it, or has a file of it open (leave it and close them: fuser -vm shows them)");
-        let closed = self.quiet(slot, &open.known, &open.committer).await?.ok_or_else(in_it)?;
+        let mut closed = None;
+        for _ in 0..QUIET_POLLS {
+            closed = self.quiet(slot, &open.known, &open.committer).await?;
+            if closed.is_some() {
+                break;
+            }
+            tokio::time::sleep(LEAVE_POLL).await;
+        }
+        let closed = closed.ok_or_else(in_it)?;
         let mark = self.lineage.mark();
         let committer = self.take_committer(slot);
         let following = open.following.clone();

@@ -434,6 +434,7 @@ impl Vfs {
         lines.extend(self.last_commit(repo.map(|repo| repo.id)).map(|text| format!("last_commit: {text}")));
         lines.extend(text(&self.control.last_error).map(|text| format!("last_error: {}", one_line(&text))));
         lines.extend(settings.notices.iter().map(|notice| format!("notice: {notice}")));
+        lines.extend(self.left_sentences(repo.map(|repo| repo.id)).iter().map(|left| format!("notice: {left}")));
         let unlogged = self.read_log().and_then(|log| log.notice());
         lines.extend(unlogged.map(|notice| format!("notice: {}", one_line(notice))));
         let requests = &self.store().requests;
