@@ -8,6 +8,7 @@ pub mod host;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -43,7 +44,10 @@ impl fmt::Display for Destination {
 
 /// Sends the log of this process to `destination`. The first call of a process counts, later ones do nothing.
 pub fn start(destination: Destination, filter: Option<&str>) -> io::Result<()> {
-    let filter = EnvFilter::try_new(filter.unwrap_or(FILTER)).unwrap_or_else(|_| EnvFilter::new(FILTER));
+    let filter = filter.unwrap_or(FILTER);
+    let wrong =
+        |why| io::Error::new(io::ErrorKind::InvalidInput, format!("DATAMON_LOG={filter}: {why} (like info or debug)"));
+    let filter = EnvFilter::try_new(filter).map_err(wrong)?;
     let plain = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(false);
     // An error means that this process logs already.
     let _ = match destination {
@@ -65,7 +69,8 @@ struct LogFile {
 impl LogFile {
     fn open(path: &Path) -> io::Result<Self> {
         if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir)?;
+            // The log names files: it is nobody else's.
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
         let file = File::options().create(true).append(true).open(path)?;
         let bytes = file.metadata()?.len();

@@ -17,6 +17,7 @@
 //! 3. Nothing here knows FUSE; errno lives in [`error`] alone.
 
 pub mod control;
+mod deleters;
 pub mod error;
 pub mod follow;
 mod gestures;
@@ -143,12 +144,43 @@ pub enum Make {
     Special(Body),
 }
 
-/// Why a bundle is not moved into `labels/`.
+/// Why nothing is moved into `labels/`.
 const LABEL_BY_LINK: &str = "a label is made by mkdir labels/NAME, or ln -s ../bundles/ID labels/NAME";
 
+/// Why a name of the namespace is not moved to another directory of it, or does not change places with another.
+///
+/// Never EXDEV where names mean something: mv(1) would go on by itself, with a removal and a copy.
+fn not_moved(from: &NameNode, to: &NameNode, is_there: bool) -> VfsError {
+    match (from, not_moved_in(to, is_there)) {
+        (_, VfsError::OtherTree) => not_moved_out(from),
+        (_, refused) => refused,
+    }
+}
+
+/// The same of what is moved out of the namespace, into a staging tree.
+fn not_moved_out(from: &NameNode) -> VfsError {
+    match from {
+        NameNode::Labels(_) | NameNode::Bundles(_) => VfsError::ReadOnly,
+        _ => VfsError::OtherTree,
+    }
+}
+
+/// The same of what is moved into it. `is_there`: onto something.
+fn not_moved_in(to: &NameNode, is_there: bool) -> VfsError {
+    match to {
+        NameNode::Labels(_) | NameNode::Bundles(_) | NameNode::Times(_) if is_there => VfsError::ReadOnly,
+        NameNode::Labels(_) => VfsError::Misplaced(LABEL_BY_LINK),
+        NameNode::Bundles(_) => VfsError::Misplaced("bundles are made by commits (sync REPO/staging)"),
+        NameNode::Context => {
+            VfsError::Misplaced("a context holds repos, which mkdir makes (their files go into REPO/staging)")
+        }
+        _ => VfsError::OtherTree,
+    }
+}
+
 /// Why chmod(1) and its like do nothing in the namespace.
-const NO_ATTRIBUTES: &str =
-    "those of the mount's owner (set them below staging/; uid=, gid= and umask= say what is shown)";
+const NO_ATTRIBUTES: &str = "those of the mount's owner (files go into REPO/staging/, where they can be set; rmdir removes an \
+    empty repo; uid=, gid= and umask= say what is shown)";
 /// Why link(2) does nothing there.
 const NO_LINKS: &str = "a hard link lies in the staging tree of its file";
 
@@ -224,7 +256,9 @@ impl Vfs {
                 Ok(self.staged(slot, self.tree(slot)?.setattr(ino, set).await?))
             }
             Node::Row { .. } => Err(VfsError::ReadOnly),
-            Node::Name(NameNode::Text(scope, text)) => self.set_text_attr(&scope, &text, set.size).await,
+            Node::Name(NameNode::Text(scope, text)) if (set.permissions, set.uid, set.gid) == (None, None, None) => {
+                self.set_text_attr(&scope, &text, set.size).await
+            }
             Node::Name(_) => self.told(b"mode, owner or times", Err(VfsError::Misplaced(NO_ATTRIBUTES))),
         }
     }
@@ -306,27 +340,27 @@ impl Vfs {
         }
     }
 
-    /// Removes a name that is no directory's.
-    pub async fn unlink(&self, parent: Ino, name: &FileName, caller: Caller) -> Result<(), VfsError> {
+    /// Removes a name that is no directory's; the thread `tid` asks for it.
+    pub async fn unlink(&self, parent: Ino, name: &FileName, caller: Caller, tid: u32) -> Result<(), VfsError> {
         match self.node(parent)? {
             Node::Staged { slot, ino } => {
                 self.writable()?;
                 Ok(self.tree(slot)?.unlink(ino, name).await?)
             }
             Node::Row { slot, .. } => Err(self.refused_below(slot)),
-            Node::Name(node) => self.told(name.as_bytes(), self.unlink_name(&node, name, caller).await),
+            Node::Name(node) => self.told(name.as_bytes(), self.unlink_name(&node, name, caller, tid).await),
         }
     }
 
-    /// Removes an empty directory, an empty repo, a label.
-    pub async fn rmdir(&self, parent: Ino, name: &FileName, caller: Caller) -> Result<(), VfsError> {
+    /// Removes an empty directory, an empty repo, a label; the thread `tid` asks for it.
+    pub async fn rmdir(&self, parent: Ino, name: &FileName, caller: Caller, tid: u32) -> Result<(), VfsError> {
         match self.node(parent)? {
             Node::Staged { slot, ino } => {
                 self.writable()?;
                 Ok(self.tree(slot)?.rmdir(ino, name).await?)
             }
             Node::Row { slot, .. } => Err(self.refused_below(slot)),
-            Node::Name(node) => self.told(name.as_bytes(), self.remove_name(&node, name, caller).await),
+            Node::Name(node) => self.told(name.as_bytes(), self.remove_name(&node, name, caller, tid).await),
         }
     }
 
@@ -352,11 +386,15 @@ impl Vfs {
                 self.told(from.1.as_bytes(), self.rename_name(&a, (from.1, to.1), no_replace, caller).await)
             }
             (Node::Row { .. }, _) | (_, Node::Row { .. }) => Err(VfsError::ReadOnly),
-            // For another file system mv(1) would copy: it would make a label, of the newest bundle.
-            (Node::Name(NameNode::Bundles(_)), Node::Name(NameNode::Labels(_))) => {
-                self.told(from.1.as_bytes(), Err(VfsError::Misplaced(LABEL_BY_LINK)))
+            (Node::Name(a), Node::Name(b)) => {
+                let is_there = self.lookup_name(&b, to.1).await.is_ok();
+                self.told(from.1.as_bytes(), Err(not_moved(&a, &b, is_there)))
             }
-            (Node::Name(_), _) | (_, Node::Name(_)) => self.told(from.1.as_bytes(), Err(VfsError::OtherTree)),
+            (Node::Name(a), _) => self.told(from.1.as_bytes(), Err(not_moved_out(&a))),
+            (_, Node::Name(b)) => {
+                let is_there = self.lookup_name(&b, to.1).await.is_ok();
+                self.told(from.1.as_bytes(), Err(not_moved_in(&b, is_there)))
+            }
             _ => Err(VfsError::OtherTree),
         }
     }
@@ -439,6 +477,14 @@ impl Vfs {
                 Ok(vec![text.slice(range.start.min(end) as usize..end as usize)])
             }
             Node::Name(_) => Err(VfsError::Invalid("a text is read through its handle")),
+        }
+    }
+
+    /// The text with this number as it is now.
+    pub async fn text_now(&self, ino: Ino) -> Result<Bytes, VfsError> {
+        match self.node(ino)? {
+            Node::Name(NameNode::Text(scope, text)) => self.read_text(&scope, &text).await,
+            _ => Err(VfsError::Invalid("not a text")),
         }
     }
 
@@ -804,6 +850,12 @@ impl Vfs {
         slot
     }
 
+    /// Gives views other numbers at the next look: the kernel takes the inodes of directories that were removed through it for
+    /// removed as long as it knows them, and lists nothing in them. Who is in them keeps those.
+    pub(crate) fn retire_views(&self, is_gone: impl Fn(&node::ViewKey) -> bool) {
+        self.views.lock().expect("nothing panics while it holds the views").slots.retain(|key, _| !is_gone(key));
+    }
+
     /// The slot of a repo's staging tree, opened now if it was not; busy while another mount has it.
     pub(crate) async fn try_tree_slot(&self, repo: &node::RepoKey) -> Result<usize, VfsError> {
         let _opening = self.opening.lock().await;
@@ -849,14 +901,15 @@ impl Vfs {
         let trees = self.trees.lock().expect("nothing panics while it holds the trees");
         trees.by_slot.iter().map(|open| open.repo.clone()).collect()
     }
-}
 
-/// Attributes of a directory of the namespace.
-pub(crate) fn namespace_directory(ino: Ino, owner: (u32, u32), mtime: crate::model::clock::Timestamp) -> NodeAttr {
-    let attributes = Attributes { permissions: 0o755, uid: owner.0, gid: owner.1, mtime };
-    let kind = crate::model::entry::FileKind::Directory;
-    // Directories of the namespace are not counted.
-    NodeAttr { ino, kind, attributes, atime: mtime, ctime: mtime, size: 0, nlink: 1, rdev: 0, blocks: 0 }
+    /// Attributes of a directory of the namespace.
+    pub(crate) fn namespace_directory(&self, ino: Ino, mtime: crate::model::clock::Timestamp) -> NodeAttr {
+        let ((uid, gid), umask) = (self.shown_owner(), self.settings().shown.umask);
+        let attributes = Attributes { permissions: 0o755 & !umask, uid, gid, mtime };
+        let kind = crate::model::entry::FileKind::Directory;
+        // Directories of the namespace are not counted.
+        NodeAttr { ino, kind, attributes, atime: mtime, ctime: mtime, size: 0, nlink: 1, rdev: 0, blocks: 0 }
+    }
 }
 
 /// The open trees and views of a mount, behind locks that are never held across an await.

@@ -57,9 +57,6 @@ fn show(done: &Committed, as_json: bool) {
     if !done.changed {
         eprintln!("unchanged");
     }
-    if done.diverged {
-        eprintln!("datamon: {}: latest was no longer the base: both bundles are kept", done.repo);
-    }
-    control::tell_label_notes(done);
+    control::tell_notes(done);
     print_line(&done.bundle);
 }

@@ -20,8 +20,11 @@ pub const UNANSWERED: &str = "unanswered";
 /// How long the daemon may take to answer that it starts.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// Says on stderr what became of labels that did not simply move.
-pub fn tell_label_notes(done: &Committed) {
+/// Says on stderr what did not simply go on from what was: of the history, and of labels.
+pub fn tell_notes(done: &Committed) {
+    if done.diverged {
+        eprintln!("datamon: {}: latest was no longer the base: both bundles are kept", done.repo);
+    }
     done.label_notes.iter().for_each(|note| eprintln!("datamon: {}: {note}", done.repo));
 }
 

@@ -157,7 +157,10 @@ fn serve(args: &MountArgs, host: &Host) -> Result<(), Failure> {
     let destination = destination(args, &options, &state.join("log").join(format!("{}.log", context.name)), &dir);
     let log = destination.to_string();
     let started = telemetry::start(destination, host.environment.get("DATAMON_LOG"));
-    started.map_err(|why| Failure::new("failed", format!("log: {why} (choose another place: -o log=FILE)")))?;
+    started.map_err(|why| match why.kind() {
+        std::io::ErrorKind::InvalidInput => Failure::usage(why.to_string()),
+        _ => Failure::new("failed", format!("log: {why} (choose another place: -o log=FILE)")),
+    })?;
     if let Some(what) = replaced {
         tracing::warn!(dir = %dir.display(), "{what}: another takes its place");
     }

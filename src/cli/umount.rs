@@ -4,6 +4,7 @@
 //! the mount stays, writers go on, and nothing is lost.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -52,6 +53,8 @@ pub struct Mounted {
     pub source: String,
     /// Options of this mount point: `rw,nosuid,nodev,relatime`.
     pub options: String,
+    /// Who mounted it: user and group.
+    pub owner: (u32, u32),
 }
 
 /// Unmounts, after committing what changed.
@@ -65,6 +68,9 @@ pub fn run(args: &UmountArgs, host: &Host) -> Result<(), Failure> {
     if args.lazy || args.force || !is_last {
         return detach(&mounted.dir, How { lazy: args.lazy, force: args.force });
     }
+    if sys::identity().0 == 0 && mounted.owner.0 != 0 {
+        return as_owner(mounted);
+    }
     match commit_and_detach(&mounted.dir, host) {
         Err(failure) if args.read_only && failure.kind == "busy" => {
             remount::run(&mounted.dir, &["remount,ro".to_owned()])?;
@@ -75,13 +81,26 @@ pub fn run(args: &UmountArgs, host: &Host) -> Result<(), Failure> {
     }
 }
 
+/// FUSE lets nobody into a user's mount but that user: who unmounts it is the user, then.
+fn as_owner(mounted: &Mounted) -> Result<(), Failure> {
+    let mut own = Command::new("/proc/self/exe");
+    own.args(["umount", "--"]).arg(&mounted.dir);
+    let status = own.uid(mounted.owner.0).gid(mounted.owner.1).status();
+    match status.map(|status| status.success()) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::new("failed", format!("{}: its user could not unmount it", mounted.dir.display()))),
+        Err(why) => Err(Failure::new("failed", format!("{}: {why}", mounted.dir.display()))),
+    }
+}
+
 /// Writing stops only while this goes on: a helper that dies lets it go on, too (docs/adr/0011).
 fn commit_and_detach(dir: &Path, host: &Host) -> Result<(), Failure> {
     let root = sys::identity().0 == 0;
     if root && sys::is_in_use(dir) {
         return Err(busy(dir, "nothing was committed"));
     }
-    let committed = match commit_all(dir, host) {
+    let mut bundles = Vec::new();
+    let committed = match commit_all(dir, host, &mut bundles) {
         // A dead daemon can commit nothing: its tree is staged, and the next mount finds it.
         Err(failure) if failure.kind == "dead" => {
             let remedy = "mount it again: what is staged is there";
@@ -91,7 +110,12 @@ fn commit_and_detach(dir: &Path, host: &Host) -> Result<(), Failure> {
         Err(failure) if failure.kind == "not_datamon" => Ok(()),
         outcome => outcome,
     };
-    let unmounted = committed.and_then(|()| detach(dir, How::default()));
+    let unmounted = committed.and_then(|()| detach(dir, How::default())).map_err(|failure| match &bundles[..] {
+        bundles @ [_, ..] if failure.kind == "busy" => {
+            busy(dir, &format!("committed {}, still mounted", bundles.join(" ")))
+        }
+        _ => failure,
+    });
     // Who says nothing to the one would say nothing to the other; what it froze thaws by itself.
     if unmounted.as_ref().is_err_and(|failure| failure.kind != control::UNANSWERED) {
         let _ = control::carry_out(dir, &Verb::Thaw, Shown::nothing());
@@ -99,14 +123,17 @@ fn commit_and_detach(dir: &Path, host: &Host) -> Result<(), Failure> {
     unmounted
 }
 
-fn commit_all(dir: &Path, host: &Host) -> Result<(), Failure> {
-    control::carry_out(dir, &Verb::Freeze, Shown::nothing())?;
+/// Commits what changed; `bundles` are those that were made.
+fn commit_all(dir: &Path, host: &Host, bundles: &mut Vec<String>) -> Result<(), Failure> {
+    let frozen = control::carry_out(dir, &Verb::Freeze, Shown::nothing());
+    frozen.map_err(|failure| failure.about(&dir.display().to_string()))?;
     let contributor = host.contributor();
     let verb = Verb::Commit { message: None, labels: Vec::new(), all: true, contributor };
     for done in control::carry_out(dir, &verb, Shown::on_a_terminal("committing"))? {
-        control::tell_label_notes(&done);
+        control::tell_notes(&done);
         if done.changed {
             print_line(&done.bundle);
+            bundles.push(done.bundle);
         }
     }
     Ok(())
@@ -185,7 +212,11 @@ fn parse(line: &[u8]) -> Option<Mounted> {
     let device = text(before.nth(2)?);
     let dir = PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(before.nth(1)?));
     let options = text(before.next()?);
-    Some(Mounted { device, dir, kind: text(halves.next()?), source: text(halves.next()?), options })
+    let (kind, source) = (text(halves.next()?), text(halves.next()?));
+    let of_the_kernel = halves.next().map(text).unwrap_or_default();
+    let number = |name: &str| of_the_kernel.split(',').find_map(|word| word.strip_prefix(name)?.parse().ok());
+    let owner = (number("user_id=").unwrap_or(0), number("group_id=").unwrap_or(0));
+    Some(Mounted { device, dir, kind, source, options, owner })
 }
 
 /// Undoes the kernel's `\040` for a space, and the like.
@@ -207,11 +238,12 @@ mod tests {
 
     #[test]
     fn a_mount_is_read_from_the_kernels_table() {
-        let line = br"36 35 0:98 / /mnt/a\040b rw,noatime shared:1 - fuse.datamon prod/census rw,user_id=0";
+        let line = br"36 35 0:98 / /mnt/a\040b rw,noatime shared:1 - fuse.datamon prod/census rw,user_id=7,group_id=8";
         let mounted = parse(line).unwrap();
         assert_eq!(mounted.dir, PathBuf::from("/mnt/a b"));
         assert_eq!((mounted.device.as_str(), mounted.kind.as_str()), ("0:98", "fuse.datamon"));
         assert_eq!((&mounted.source[..], &mounted.options[..]), ("prod/census", "rw,noatime"));
+        assert_eq!(mounted.owner, (7, 8));
         assert_eq!(parse(b""), None);
     }
 
@@ -223,6 +255,7 @@ mod tests {
             kind: kind.into(),
             source: source.into(),
             options: String::new(),
+            owner: (0, 0),
         };
         let mounts = [mount("a", "fuse.datamon"), mount("b", "fuse.datamon"), mount("c", "ext4")];
         assert_eq!(find(&mounts, Path::new("/m")).unwrap().source, "b");

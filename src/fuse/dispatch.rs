@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
@@ -36,6 +36,8 @@ use crate::vfs::{Allocate, Found, Make, Opened, Ttl, Vfs};
 const WRITE_BYTES_MAX: u32 = 1 << 20;
 /// Requests that the kernel may send in the background.
 const BACKGROUND_MAX: u16 = 64;
+/// How old an open text may be that is read from its beginning.
+const TEXT_AGE_MAX: Duration = Duration::from_secs(1);
 /// Why a mount with ACLs is refused.
 const NO_ACLS: &str = "acl: this kernel's FUSE knows no POSIX ACLs (leave acl out)";
 
@@ -302,7 +304,8 @@ impl Filesystem for Dispatch {
         let name = name_or!(name, reply);
         let (vfs, caller) = (self.vfs.clone(), caller(request, 0));
         let touched = vec![(parent.0, name.clone())];
-        let future = async move { vfs.unlink(parent.0, &name, caller).await };
+        let tid = request.pid();
+        let future = async move { vfs.unlink(parent.0, &name, caller, tid).await };
         self.answer_change(request, Operation::Unlink, touched, future, reply);
     }
 
@@ -310,7 +313,8 @@ impl Filesystem for Dispatch {
         let name = name_or!(name, reply);
         let (vfs, caller) = (self.vfs.clone(), caller(request, 0));
         let touched = vec![(parent.0, name.clone())];
-        let future = async move { vfs.rmdir(parent.0, &name, caller).await };
+        let tid = request.pid();
+        let future = async move { vfs.rmdir(parent.0, &name, caller, tid).await };
         self.answer_change(request, Operation::Rmdir, touched, future, reply);
     }
 
@@ -412,11 +416,24 @@ impl Filesystem for Dispatch {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        if let Some(Handle::Text(text)) = self.handles.get(handle) {
-            let start = (offset as usize).min(text.len());
-            return reply.data(&text[start..(start + size as usize).min(text.len())]);
-        }
         let vfs = self.vfs.clone();
+        if let Some(Handle::Text(text, made)) = self.handles.get(handle) {
+            let part = move |text: Bytes| {
+                let start = (offset as usize).min(text.len());
+                text.slice(start..(start + size as usize).min(text.len()))
+            };
+            if offset > 0 || made.elapsed() < TEXT_AGE_MAX {
+                return reply.data(&part(text));
+            }
+            // Who begins again wants to know how it is now.
+            let handles = self.handles.clone();
+            let future = async move {
+                let text = vfs.text_now(ino.0).await?;
+                handles.renew(handle, &text);
+                Ok(part(text))
+            };
+            return self.answer(request, Operation::Read, future, reply);
+        }
         let (range, uid) = (offset..offset.saturating_add(size.into()), request.uid());
         self.answer(request, Operation::Read, async move { vfs.read(ino.0, range, uid).await }, reply);
     }
@@ -538,6 +555,7 @@ impl Filesystem for Dispatch {
             return reply.error(Errno::ENOSYS);
         }
         let is_immutable = self.vfs.is_immutable(ino.0);
+        self.vfs.opened_directory(ino.0, request.pid());
         let (vfs, handles) = (self.vfs.clone(), self.handles.clone());
         let (caller, tid) = (caller(request, 0), request.pid());
         // sync(1) of coreutils, busybox and uutils opens PATH so, and none of 32 other commands does.
@@ -749,12 +767,14 @@ async fn open(
                 vfs.setattr(ino, SetAttr { size: Some(0), ..SetAttr::default() }).await?;
             }
             let text = if cut.is_some() { Bytes::new() } else { text };
-            (opened.handle, opened.flags) = (handles.add(Handle::Text(text)), FopenFlags::FOPEN_DIRECT_IO);
+            (opened.handle, opened.flags) =
+                (handles.add(Handle::Text(text, Instant::now())), FopenFlags::FOPEN_DIRECT_IO);
         }
         // Nothing is to be kept for it.
         Opened::AsRead => opened.flags = FopenFlags::FOPEN_DIRECT_IO,
         Opened::Control => {
-            (opened.handle, opened.flags) = (handles.add(Handle::Text(Bytes::new())), FopenFlags::FOPEN_DIRECT_IO);
+            (opened.handle, opened.flags) =
+                (handles.add(Handle::Text(Bytes::new(), Instant::now())), FopenFlags::FOPEN_DIRECT_IO);
         }
     }
     Ok(opened)

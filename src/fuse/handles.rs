@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use bytes::Bytes;
 use fuser::FileHandle;
@@ -43,8 +44,8 @@ pub type SharedWindow = Arc<tokio::sync::Mutex<Window>>;
 /// What has a place in the table.
 #[derive(Clone)]
 pub enum Handle {
-    /// A text of the moment it was opened; empty for what only takes commands.
-    Text(Bytes),
+    /// A text, and when it was made; empty for what only takes commands.
+    Text(Bytes, Instant),
     /// A directory being listed.
     Directory(SharedWindow),
 }
@@ -69,6 +70,14 @@ impl Handles {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.open.lock().expect("nothing panics while it holds the handles").insert(number, handle);
         FileHandle(number)
+    }
+
+    /// Puts a newer text in the place of an open one's.
+    pub fn renew(&self, handle: FileHandle, text: &Bytes) {
+        let mut open = self.open.lock().expect("nothing panics while it holds the handles");
+        if let Some(Handle::Text(old, made)) = open.get_mut(&handle.0) {
+            (*old, *made) = (text.clone(), Instant::now());
+        }
     }
 
     /// What the number stands for; nothing for numbers that are not of the table.
@@ -191,8 +200,8 @@ mod tests {
     #[test]
     fn a_number_is_forgotten_when_it_is_removed_and_the_fixed_ones_have_no_place() {
         let handles = Handles::default();
-        let text = handles.add(Handle::Text(Bytes::from_static(b"a")));
-        assert!(matches!(handles.get(text), Some(Handle::Text(_))));
+        let text = handles.add(Handle::Text(Bytes::from_static(b"a"), Instant::now()));
+        assert!(matches!(handles.get(text), Some(Handle::Text(..))));
         handles.remove(text);
         for handle in [text, IMMUTABLE, READER, WRITER] {
             assert!(handles.get(handle).is_none());

@@ -169,7 +169,19 @@ impl Session {
 
     /// Serves until the mount is gone.
     pub fn serve(self) -> io::Result<()> {
-        self.session.run()
+        if sys::identity().0 == 0 {
+            return self.session.run();
+        }
+        // fuser 0.18 takes a mount that has ended for one that lives (`is_mounted` of its src/mnt/mod.rs has POLLERR the wrong
+        // way round), and unmounts what is there at its end: by then it may be the next mount, of another daemon.
+        let mut background = self.session.spawn()?;
+        let serving = std::mem::replace(&mut background.guard, std::thread::spawn(|| Ok(())));
+        let ended =
+            serving.join().unwrap_or_else(|_| Err(io::Error::other("the serving thread panicked: this is a bug")));
+        if ended.is_ok() {
+            std::mem::forget(background);
+        }
+        ended
     }
 }
 

@@ -16,9 +16,9 @@
 //! 4. [`StagedFiles::sync`] returns when all that was written before its call is on the disk, whoever syncs beside it.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -31,6 +31,8 @@ const SEGMENT_BYTES: u64 = 64 << 20;
 const RECORD_HEAD_BYTES: u64 = 16;
 /// Segments that are kept open for reading.
 const OPEN_SEGMENTS_MAX: usize = 64;
+/// The mode of directories that hold what is staged.
+const OWN_MODE: u32 = 0o700;
 
 /// Where the bytes of a staged file lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -565,18 +567,26 @@ fn named(path: &Path, why: io::Error) -> io::Error {
     io::Error::new(why.kind(), format!("{}: {why}", path.display()))
 }
 
-/// Makes a directory, and those above it, so that a power cut does not take them away again.
+/// Makes a directory, and those above it, so that a power cut does not take them away again. Nobody else looks in: what is
+/// staged is as closed as its modes say.
 pub fn make_directory(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
-    let Some(parent) = dir.parent() else { return fs::create_dir(dir) };
-    make_directory(parent)?;
-    match fs::create_dir(dir) {
+    if let Some(parent) = dir.parent() {
+        make_directory(parent)?;
+    }
+    match DirBuilder::new().mode(OWN_MODE).create(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    File::open(parent)?.sync_all()
+    dir.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+/// Closes a directory to everybody else, if it is there.
+pub fn close_directory(dir: &Path) -> io::Result<()> {
+    let is_open = fs::metadata(dir).is_ok_and(|found| found.permissions().mode() & 0o077 != 0);
+    if is_open { fs::set_permissions(dir, fs::Permissions::from_mode(OWN_MODE)) } else { Ok(()) }
 }
 
 /// Fills `bytes` from `offset` as far as the file goes.

@@ -289,6 +289,7 @@ impl Committer {
         if self.journal.sealed()?.is_some() {
             // An earlier try ended without knowing whether it had published: until that is known nothing else goes to
             // its slot, and what it published is what this one follows.
+            lane.active = None;
             self.recover().await?;
         }
         self.refresh_parent().await?;
@@ -540,12 +541,20 @@ impl Committer {
         let busy = |what: &str| StagingError::Busy(format!("{what} (wait for it)"));
         let lane = tokio::time::timeout(LANE_LIMIT, self.lane.lock()).await;
         let mut lane = lane.map_err(|_| busy("the tree is being committed or uploaded"))?;
-        if self.journal.sealed()?.is_some() {
-            return Err(StagingError::Busy("a commit has begun and is not finished (commit first)".to_owned()).into());
-        }
+        self.refuse_sealed()?;
         lane.active = None;
         match self.journal.intent()? {
             Some(intent) => self.give_up(&intent).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses what must not be done while nobody knows whether an earlier commit was published.
+    pub(super) fn refuse_sealed(&self) -> Result<(), CommitError> {
+        match self.journal.sealed()? {
+            Some(_) => {
+                Err(StagingError::Busy("a commit has begun and is not finished (commit first)".to_owned()).into())
+            }
             None => Ok(()),
         }
     }

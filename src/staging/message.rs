@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::error::StagingError;
+use crate::local::staged_files::make_directory;
 use crate::model::clock::Timestamp;
 use crate::model::limits::MESSAGE_BYTES_MAX;
 
@@ -79,7 +80,7 @@ impl Message {
             };
         }
         if let Some(dir) = self.path.parent() {
-            fs::create_dir_all(dir)?;
+            make_directory(dir)?;
         }
         let new = self.path.with_extension("new");
         let mut file = File::create(&new)?;

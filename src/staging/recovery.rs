@@ -84,10 +84,14 @@ pub(super) fn holder(lock: &mut File) -> Option<u32> {
 
 fn described(pid: u32) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    // As the daemon's last argument says it.
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let last = words.split(|byte| *byte == 0).rfind(|word| !word.is_empty()).unwrap_or_default();
+    let place = if last.starts_with(b"/") { format!(" of {}", String::from_utf8_lossy(last)) } else { String::new() };
     let is_stopped = status.lines().any(|line| line.starts_with("State:") && line.contains("stopped"));
     match is_stopped {
-        true => format!(": process {pid}, which is stopped and goes on after kill -CONT {pid}"),
-        false => format!(": process {pid}"),
+        true => format!(": process {pid}{place}, which is stopped and goes on after kill -CONT {pid}"),
+        false => format!(": process {pid}{place}"),
     }
 }
 

@@ -207,7 +207,9 @@ impl Tree {
         if stop < end || stop < file.size {
             stop -= stop % size;
         }
-        let Some(limit) = shown_of(&file, body).filter(|_| start % size == 0 && start < stop) else { return Ok(None) };
+        let Some(limit) = shown_of(&file, body).filter(|_| start.is_multiple_of(size) && start < stop) else {
+            return Ok(None);
+        };
         // What lies between what the file shows of this content and what it is to show comes to be seen.
         for index in limit / size..start / size {
             if !self.reader().is_hole(body, ChunkIndex(index)).await? {

@@ -216,7 +216,10 @@ impl Committer {
     }
 
     /// Registers the intent of the next bundle if it is not (W0 to W2), and learns what may be re-used.
+    ///
+    /// Not while it is unknown whether an earlier commit was published: what is stored under its intent then is in no bundle.
     pub(super) async fn activate<'a>(&self, lane: &'a mut Lane) -> Result<&'a Active, CommitError> {
+        self.refuse_sealed()?;
         if lane.active.is_none() {
             // Before packs are looked for in the store: one that comes in between is found there.
             self.next_packer().await;

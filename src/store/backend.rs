@@ -162,6 +162,8 @@ pub struct Place {
 pub const NETWORK_FILE_SYSTEM: &str = "allow_network_fs";
 /// Options that object_store knows by another name.
 const S3_NAMES: [(&str, &str); 1] = [("sse", "server_side_encryption")];
+/// Options that are on or off.
+const SWITCHES: [&str; 4] = ["allow_http", "virtual_hosted_style_request", "request_payer", NETWORK_FILE_SYSTEM];
 /// Options that are ours: read here, not by object_store.
 const S3_OURS: [&str; 3] = ["profile", "credentials", "ca_file"];
 
@@ -177,6 +179,12 @@ pub fn check_options(urls: &[&str], options: &BTreeMap<String, String>) -> Resul
         }
         if matches!(s3_key(name), Some(AmazonS3ConfigKey::SecretAccessKey | AmazonS3ConfigKey::Token)) {
             let what = format!("{name}: a secret is kept in no file (set it in the environment, or use a profile)");
+            return Err(StoreError::Unsupported { what });
+        }
+    }
+    for (name, value) in options.iter().filter(|(name, _)| SWITCHES.contains(&name.as_str())) {
+        if !["true", "false"].contains(&value.as_str()) {
+            let what = format!("{name}={value}: bad value (accepted: true or false)");
             return Err(StoreError::Unsupported { what });
         }
     }
@@ -410,8 +418,10 @@ mod tests {
             |url: &str, pairs: &[(&str, &str)]| check_options(&[url], &options(pairs)).map_err(|why| why.to_string());
         let all = ["endpoint", "region", "allow_http", "virtual_hosted_style_request", "profile", "credentials"];
         for name in all.into_iter().chain(["ca_file", "sse", "sse_kms_key_id", "request_payer"]) {
-            assert_eq!(check("s3://b", &[(name, "x")]), Ok(()), "{name}");
+            let value = if SWITCHES.contains(&name) { "true" } else { "x" };
+            assert_eq!(check("s3://b", &[(name, value)]), Ok(()), "{name}");
         }
+        assert!(check("s3://b", &[("allow_http", "maybe")]).unwrap_err().contains("(accepted: true or false)"));
         assert!(check("s3://b", &[("endpont", "x")]).unwrap_err().contains("endpont"));
         assert!(check("s3://b", &[("bucket", "x")]).is_err());
         assert!(check("s3://b", &[("secret_access_key", "x")]).unwrap_err().contains("a secret"));

@@ -43,8 +43,6 @@ const WRITE: Perm = 0o2;
 pub const DIRECTORY: &[u8] = b".datamon";
 /// What the last error begins with if it was a commit's: the next commit that succeeds takes it away.
 const COMMIT_ERROR: &str = "commit of ";
-/// How long after a refused removal below it a label or bundle is not removed.
-const RECURSIVE: Duration = Duration::from_secs(60);
 /// How long a commit waits until its labels lead to it for everybody who looks through this mount.
 const SHOW_LIMIT: Duration = Duration::from_secs(2);
 /// What `ctl` understands.
@@ -82,8 +80,7 @@ pub struct Control {
     reads: reads::Reads,
     pub(super) holders: super::holder::Holders,
     pub(super) left: super::left::LeftTrees,
-    /// When something below a view was to be removed.
-    refused: Shared<HashMap<usize, Timestamp>>,
+    pub(super) deleters: super::deleters::Deleters,
     flush: std::sync::OnceLock<super::namespace::FlushMapped>,
 }
 
@@ -133,28 +130,6 @@ impl Commits {
 
 impl Vfs {
     // ---- what was refused ------------------------------------------------------------------------------------------------
-
-    /// The refusal of a removal below a version, which is remembered: see [`Vfs::refuse_recursive`].
-    pub(super) fn refused_below(&self, slot: usize) -> VfsError {
-        let now = self.store().clock.now();
-        self.control.refused.lock().expect("nothing panics while it holds the refusals").insert(slot, now);
-        VfsError::ReadOnly
-    }
-
-    /// Refuses to remove a label or bundle while something below it was to be removed a moment ago: programs that delete
-    /// recursively go on to the top whatever was refused on the way.
-    pub(super) fn refuse_recursive(&self, repo: &RepoKey, through: &Through, name: &str) -> Result<(), VfsError> {
-        let now = self.store().clock.now();
-        let mut refused = self.control.refused.lock().expect("nothing panics while it holds the refusals");
-        refused.retain(|_, at| u128::from(now.millis().saturating_sub(at.millis())) < RECURSIVE.as_millis());
-        let slots: Vec<usize> = refused.keys().copied().collect();
-        drop(refused);
-        let is_that = |slot: &usize| {
-            self.view_key(*slot)
-                .is_ok_and(|key| key.repo.id == repo.id && key.through == *through && key.is_named(name))
-        };
-        if slots.iter().any(is_that) { Err(VfsError::Recursive(name.to_owned())) } else { Ok(()) }
-    }
 
     /// Notes a refusal for `status`; that of a commit is there already, with its repo.
     pub fn note_error(&self, error: &VfsError) {
@@ -277,10 +252,14 @@ impl Vfs {
     pub async fn is_commit_gesture(&self, ino: Ino, caller: Caller, groups: impl FnOnce() -> Vec<u32>) -> bool {
         let Ok(Node::Staged { slot, ino: ROOT }) = self.node(ino) else { return false };
         let settings = self.settings();
-        if !settings.sync_commits || self.is_read_only() {
+        if !settings.sync_commits {
             return false;
         }
         let Ok((_, committer)) = self.committer(slot) else { return false };
+        // Where nothing can be changed there is nothing to commit, unless it was before.
+        if self.is_read_only() && !committer.tree().is_dirty() {
+            return false;
+        }
         // An empty tree without a base has nothing to make a bundle of.
         if committer.parent().is_none() && !committer.has_changes().await.unwrap_or(true) {
             return false;
@@ -312,6 +291,10 @@ impl Vfs {
     /// Commits the staging tree that `ino` lies in, with the mount's message and labels.
     pub async fn commit(&self, ino: Ino, caller: Caller) -> Result<CommitReport, VfsError> {
         let Node::Staged { slot, .. } = self.node(ino)? else { return Err(VfsError::Invalid("not a staging tree")) };
+        if self.settings().read_only {
+            // Nobody is to believe that what an earlier mount left was committed.
+            return Err(VfsError::ReadOnly);
+        }
         self.commit_slot(slot, Asked::default(), caller).await
     }
 

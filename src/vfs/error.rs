@@ -53,10 +53,10 @@ pub enum VfsError {
     /// More than there may be.
     #[error("{0}")]
     TooLarge(&'static str),
-    /// A label or bundle where a moment ago something below it was to be removed: not what a person does by hand.
+    /// A label or bundle that a program removes which removes what is in it, too: not what a person does by hand.
     #[error(
-        "{0}: something below it was to be removed a moment ago, as recursive deletion does: a version is removed by \
-         rmdir alone (wait a minute, then rmdir it)"
+        "{0}: is removed by rmdir alone, not by what deletes recursively or has looked into it a moment ago (rmdir it, or wait a \
+         minute)"
     )]
     Recursive(String),
     /// The target of a rename is a label or lies in a version.

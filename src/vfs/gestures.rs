@@ -32,8 +32,10 @@ impl Vfs {
         match (node, what) {
             (NameNode::Context, Make::Directory) => {
                 let name = repo_name(name.as_bytes()).ok_or(VfsError::Invalid(NAME_FORM))?;
-                let entry = catalog::create(self.store(), &name).await?;
+                let made = catalog::create(self.store(), &name).await;
+                // Also of one that another host made a moment ago.
                 self.forget_catalog();
+                let entry = made?;
                 Ok(self.directory(NameNode::Repo(RepoKey { name, id: entry.id }), Ttl::Short))
             }
             (NameNode::Labels(repo), Make::Directory) => {
@@ -106,7 +108,14 @@ impl Vfs {
         }
     }
 
-    pub(super) async fn remove_name(&self, node: &NameNode, name: &FileName, caller: Caller) -> Result<(), VfsError> {
+    /// Removes a directory of the namespace; the thread `tid` asks for it.
+    pub(super) async fn remove_name(
+        &self,
+        node: &NameNode,
+        name: &FileName,
+        caller: Caller,
+        tid: u32,
+    ) -> Result<(), VfsError> {
         if self.is_read_only() {
             return Err(VfsError::ReadOnly);
         }
@@ -120,14 +129,20 @@ impl Vfs {
             }
             NameNode::Labels(repo) => {
                 let label = label_name(name.as_bytes())?;
-                self.refuse_recursive(repo, &Through::Label(label.clone()), label.as_str())?;
-                self.remove_label(repo, &label, caller).await
+                let through = Through::Label(label.clone());
+                self.refuse_recursive(repo, &through, label.as_str(), tid)?;
+                self.remove_label(repo, &label, caller).await?;
+                self.retire_views(|key| key.repo.id == repo.id && key.through == through);
+                Ok(())
             }
             NameNode::Bundles(repo) => {
                 let text = std::str::from_utf8(name.as_bytes()).map_err(|_| VfsError::NotFound)?;
                 let bundle: BundleId = text.parse().map_err(|_| VfsError::NotFound)?;
-                self.refuse_recursive(repo, &Through::Bundle, text)?;
-                self.remove_bundle(repo, bundle, caller).await
+                self.refuse_recursive(repo, &Through::Bundle, text, tid)?;
+                self.remove_bundle(repo, bundle, caller).await?;
+                let is_that = |key: &ViewKey| key.through == Through::Bundle && key.bundle == bundle;
+                self.retire_views(|key| key.repo.id == repo.id && is_that(key));
+                Ok(())
             }
             _ => Err(not_here(node)),
         }
@@ -194,14 +209,21 @@ impl Vfs {
         self.forget_touched(vec![(labels, name)]).await;
     }
 
-    /// Removes a file of the namespace.
-    pub(super) async fn unlink_name(&self, node: &NameNode, name: &FileName, caller: Caller) -> Result<(), VfsError> {
+    /// Removes a file of the namespace; the thread `tid` asks for it.
+    pub(super) async fn unlink_name(
+        &self,
+        node: &NameNode,
+        name: &FileName,
+        caller: Caller,
+        tid: u32,
+    ) -> Result<(), VfsError> {
         if self.is_read_only() {
             return Err(VfsError::ReadOnly);
         }
         match node {
             NameNode::Control(Scope::Repo(repo) | Scope::Staging(repo), Folder::Labels) => {
                 let label = label_name(name.as_bytes())?;
+                self.refuse_recursive_below_control(repo, label.as_str(), tid)?;
                 self.remove_label(repo, &label, caller).await?;
                 self.forget_label(repo, label.as_str()).await;
                 Ok(())

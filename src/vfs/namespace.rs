@@ -17,7 +17,7 @@ use super::node::{Ino, NameNode, Node, ROOT_INO, RepoKey, Scope, Through, ViewKe
 use super::read_log::ReadLog;
 use super::remembered::Remembered;
 use super::shown::Shown;
-use super::{Found, Listed, Shared, Trees, Ttl, Views, control, namespace_directory};
+use super::{Found, Listed, Shared, Trees, Ttl, Views, control};
 use crate::content::reader::ContentReader;
 use crate::faults::Faults;
 use crate::format::catalog::RepoState;
@@ -251,6 +251,7 @@ impl Vfs {
             }
             Source::Bundle(name, bundle) => {
                 let repo = self.source_repo(&name).await?;
+                self.refuse_removed(&repo, bundle).await?;
                 let slot = self.view_slot(ViewKey { repo, through: Through::Bundle, bundle });
                 self.view(slot).await?;
                 Node::Row { slot, row: RowId::ROOT }
@@ -396,9 +397,21 @@ impl Vfs {
             BaseChoice::Nothing => Ok(None),
             BaseChoice::Named(name) => {
                 let found = refs::resolve(&self.refs(repo.id).await?, name);
-                found.map(Some).ok_or_else(|| no_label(repo, name))
+                let bundle = found.ok_or_else(|| no_label(repo, name))?;
+                self.refuse_removed(repo, bundle).await?;
+                Ok(Some(bundle))
             }
         }
+    }
+
+    /// Refuses what begins with a bundle that was taken out of sight.
+    async fn refuse_removed(&self, repo: &RepoKey, bundle: BundleId) -> Result<(), VfsError> {
+        let record = self.refs(repo.id).await?;
+        if !record.trashed.contains(&bundle) && !record.purging.contains(&bundle) {
+            return Ok(());
+        }
+        let remedy = "echo 'restore ID' > REPO/.datamon/ctl brings it back";
+        Err(VfsError::Missing(format!("{}: the bundle {bundle} was removed ({remedy})", repo.name)))
     }
 
     /// The state directory of a repo's staging tree.
@@ -584,9 +597,9 @@ impl Vfs {
 
     pub(super) fn directory(&self, node: NameNode, ttl: Ttl) -> Found {
         // A kernel that lists without opening takes its own list for good as long as the directory's time is the same.
-        let is_control = matches!(node, NameNode::Control(..));
-        let time = if is_control { self.store.clock.now() } else { self.mounted };
-        let attr = namespace_directory(self.name_ino(&node), self.shown_owner(), time);
+        let is_listed_unasked = matches!(node, NameNode::Control(..)) && self.is_all_immutable();
+        let time = if is_listed_unasked { self.store.clock.now() } else { self.mounted };
+        let attr = self.namespace_directory(self.name_ino(&node), time);
         Found { attr, ttl }
     }
 
@@ -598,6 +611,8 @@ impl Vfs {
                 Ok(self.label_link(repo, label, target))
             }
             NameNode::Control(..) => Ok(self.directory(node.clone(), Ttl::None)),
+            // Nothing of the mount's root ever changes: umount(8) looks at it, also when the daemon is stopped.
+            _ if matches!(self.root(), Node::Name(root) if root == node) => Ok(self.directory(node.clone(), Ttl::Long)),
             _ => Ok(self.directory(node.clone(), Ttl::Short)),
         }
     }
@@ -610,7 +625,7 @@ impl Vfs {
 
     pub(super) fn label_link(&self, repo: &RepoKey, label: &LabelName, target: String) -> Found {
         let ino = self.name_ino(&NameNode::LabelLink(repo.clone(), label.clone()));
-        let directory = namespace_directory(ino, self.shown_owner(), self.mounted);
+        let directory = self.namespace_directory(ino, self.mounted);
         let attr = NodeAttr { kind: FileKind::Symlink, size: target.len() as u64, nlink: 1, ..directory };
         Found { attr, ttl: Ttl::None }
     }
@@ -629,7 +644,7 @@ impl Vfs {
         // Listing opens nothing: attributes are provisional, and the walk of a name brings the real ones.
         let view = |repo: &RepoKey, through, bundle| {
             let slot = self.view_slot(ViewKey { repo: repo.clone(), through, bundle });
-            let attr = namespace_directory(Node::row_ino(slot, RowId::ROOT), self.shown_owner(), self.mounted);
+            let attr = self.namespace_directory(Node::row_ino(slot, RowId::ROOT), self.mounted);
             Found { attr, ttl: Ttl::None }
         };
         match node {
@@ -644,7 +659,7 @@ impl Vfs {
                 add("at", self.directory(NameNode::Times(repo.clone()), Ttl::Short));
                 add("bundles", self.directory(NameNode::Bundles(repo.clone()), Ttl::Short));
                 add("labels", self.directory(NameNode::Labels(repo.clone()), Ttl::Short));
-                let provisional = namespace_directory(self.name_ino(node), self.shown_owner(), self.mounted);
+                let provisional = self.namespace_directory(self.name_ino(node), self.mounted);
                 add("staging", Found { attr: provisional, ttl: Ttl::None });
             }
             NameNode::Bundles(repo) => {

@@ -427,6 +427,11 @@ fn recursive_deletion_removes_no_version() {
     }
     world.refused("rmdir labels/v1", "Read-only file system");
     assert!(world.status().contains("rmdir alone"), "{}", world.status());
+    // Nor does a program that looked into it: where the kernel refuses by itself we are not asked before.
+    world.sh("mkdir labels/v2");
+    world
+        .refused("python3 -c 'import os; os.listdir(\"labels/v2\"); os.rmdir(\"labels/v2\")'", "Read-only file system");
+    world.sh("ls labels/v2 && rmdir labels/v2");
     // Others are not concerned.
     world.sh("mkdir labels/v2 && rmdir labels/v2");
     world.end();

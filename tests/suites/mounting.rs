@@ -125,6 +125,20 @@ fn an_ordinary_user_unmounts_a_context_and_a_version() {
     assert_eq!(user.does("cat", &[&format!("{mnt}/a")]), "a\n", "umount committed it");
     user.datamon(&["umount", &mnt]);
     assert_eq!(mounts_at(Path::new(&mnt)), 0);
+
+    // A version whose root nobody may write into: the kernel refuses what a recursive deleter does below it, and we the rest.
+    user.datamon(&["mount", "mine", &mnt]);
+    user.does("chmod", &["555", &format!("{mnt}/census/staging")]);
+    user.datamon(&["commit", &format!("{mnt}/census/staging")]);
+    let line = "cd $0/census && mkdir labels/v1 && { find labels/v1 -delete; ls labels; }";
+    assert!(user.does("sh", &["-c", line, &mnt]).ends_with("latest\nv1\n"));
+    // Root, whom FUSE keeps out, unmounts it as its user would.
+    user.does("sh", &["-c", "chmod 755 $0/census/staging; echo b > $0/census/staging/b", &mnt]);
+    let bundle = run(Command::new(env!("CARGO_BIN_EXE_datamon")).args(["umount", &mnt]));
+    assert_eq!(mounts_at(Path::new(&mnt)), 0);
+    user.datamon(&["mount", "mine/census/labels/latest", &mnt]);
+    assert_eq!(user.does("ls", &[&mnt]), "a\nb\n", "{bundle}");
+    user.datamon(&["umount", &mnt]);
 }
 
 // ---- mount(8) and umount(8) ------------------------------------------------------------------------------------------

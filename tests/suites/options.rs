@@ -57,6 +57,36 @@ fn shown(path: &Path) -> (u32, u32, u32) {
 }
 
 #[test]
+fn nobody_else_reads_what_is_staged() {
+    if !inside("options::nobody_else_reads_what_is_staged") {
+        return;
+    }
+    let dir = scratch();
+    let (_place, host) = host_with_repo(dir.path());
+    // Everybody may walk to the state directory, which is as an earlier build made it; nobody may look into what is staged.
+    for place in [dir.path().to_owned(), dir.path().join("one"), dir.path().join("one/state")] {
+        fs::set_permissions(place, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    for entry in fs::read_dir(dir.path().join("one/state")).unwrap() {
+        fs::set_permissions(entry.unwrap().path(), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mnt = host.mount("prod/census/staging", "umask=0");
+    for (name, len) in [("small", 300), ("large", 3 << 20)] {
+        fs::write(mnt.join(name), b"secret".repeat(len / 6)).unwrap();
+        fs::set_permissions(mnt.join(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    run(Command::new("sync").arg("-d").arg(mnt.join("small")));
+    let found = |user: &[&str]| {
+        let mut command = Command::new("setpriv");
+        let grep = ["grep", "-rla", "secret", dir.path().join("one/state").to_str().unwrap()].map(str::to_owned);
+        String::from_utf8(command.args(user).args(grep).output().unwrap().stdout).unwrap()
+    };
+    assert_eq!(found(&["--reuid", "65534", "--regid", "65534", "--clear-groups"]), "");
+    assert!(found(&["--reuid", "0"]).lines().count() >= 2, "they are there");
+    host.umount(&mnt);
+}
+
+#[test]
 fn owners_and_modes_are_shown_as_asked_and_stored_as_they_were() {
     if !inside("options::owners_and_modes_are_shown_as_asked_and_stored_as_they_were") {
         return;
@@ -78,7 +108,7 @@ fn owners_and_modes_are_shown_as_asked_and_stored_as_they_were() {
     host.umount(&version);
 
     let mnt = host.mount("prod", "uid=1000,gid=1001,umask=026");
-    assert_eq!(shown(&mnt.join("census/labels")), (1000, 1001, 0o755), "the namespace is that user's");
+    assert_eq!(shown(&mnt.join("census/labels")), (1000, 1001, 0o751), "the namespace is that user's");
     let staging = mnt.join("census/staging");
     let kept = staging.join("kept");
     assert_eq!(shown(&kept), (1000, 1001, 0o640), "a staged file of the base");
@@ -563,9 +593,9 @@ fn a_mount_is_remounted_read_only_and_writable_again() {
     }
     assert_eq!(fs::read_to_string(staging.join("a")).unwrap(), "a");
     sync(&staging);
-    assert_eq!(names(&mnt.join("bundles")).len(), 0, "sync of a read-only tree commits nothing");
+    assert_eq!(names(&mnt.join("bundles")).len(), 1, "what was changed before is committed");
     let id = run(&mut host.datamon(["commit", staging.to_str().unwrap()]));
-    assert_eq!(names(&mnt.join("bundles")), [id.trim()], "the command does");
+    assert_eq!(names(&mnt.join("bundles")), [id.trim()], "the command does the same");
     assert_eq!(answer(&host, "mount", &["-o", "remount,rw"], &mnt), (0, String::new()));
     assert_eq!(options(&mnt), before);
     fs::write(bind.join("b"), "b").unwrap();

@@ -168,6 +168,27 @@ fn a_mounted_version_lists_its_files_to_many_readers_at_once() {
 }
 
 #[test]
+fn a_text_that_is_read_again_from_its_beginning_says_how_it_is_now() {
+    if !inside("texts::a_text_that_is_read_again_from_its_beginning_says_how_it_is_now") {
+        return;
+    }
+    let world = World::new("refresh=100ms");
+    world.commit("f", "1");
+    let status = fs::File::open(world.at(".datamon/status")).unwrap();
+    let read = || {
+        let mut text = vec![0; 16 << 10];
+        let count = status.read_at(&mut text, 0).unwrap();
+        String::from_utf8_lossy(&text[..count]).into_owned()
+    };
+    assert!(read().contains("staging: clean\n"));
+    world.sh("echo 2 > staging/f");
+    std::thread::sleep(Duration::from_millis(1_100));
+    assert!(read().contains("staging: dirty\n"), "{}", read());
+    drop(status);
+    world.end();
+}
+
+#[test]
 fn a_text_is_cut_without_effect_and_maps_to_nobody_else() {
     if !inside("texts::a_text_is_cut_without_effect_and_maps_to_nobody_else") {
         return;

@@ -177,6 +177,53 @@ fn a_context_mounted_at_once_after_an_unmount_has_its_staging_tree() {
 }
 
 #[test]
+fn umount_says_when_the_history_went_on_without_what_it_commits() {
+    if !inside("unmounting::umount_says_when_the_history_went_on_without_what_it_commits") {
+        return;
+    }
+    let dir = scratch();
+    let (place, one) = host_with_repo(dir.path());
+    let two = place.host(&dir.path().join("two"), "add");
+    let (here, there) = (one.mount("prod/census/staging", ""), two.mount("prod/census/staging", ""));
+    fs::write(here.join("a"), "1").unwrap();
+    run(Command::new("sync").arg(&here));
+    fs::write(there.join("b"), "2").unwrap();
+    fs::write(here.join("a"), "3").unwrap();
+    run(Command::new("sync").arg(&here));
+    let output = two.datamon(["umount", there.to_str().unwrap()]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(
+        text(&output).contains("census: latest was no longer the base: both bundles are kept"),
+        "{}",
+        text(&output)
+    );
+    one.umount(&here);
+}
+
+#[test]
+fn sync_of_a_tree_that_became_read_only_commits_what_was_changed_before() {
+    if !inside("unmounting::sync_of_a_tree_that_became_read_only_commits_what_was_changed_before") {
+        return;
+    }
+    let dir = scratch();
+    let (_place, host) = host_with_repo(dir.path());
+    let mnt = host.mount("prod/census", "refresh=100ms");
+    fs::write(mnt.join("staging/a"), "1").unwrap();
+    run(&mut host.datamon(["mount", "prod/census", mnt.to_str().unwrap(), "-o", "remount,ro"]));
+    run(Command::new("sync").arg(mnt.join("staging")));
+    assert_eq!(names(&mnt.join("labels/latest")), ["a"]);
+    run(&mut host.datamon(["mount", "prod/census", mnt.to_str().unwrap(), "-o", "remount,rw"]));
+    fs::write(mnt.join("staging/b"), "2").unwrap();
+    run(&mut host.datamon(["umount", "--lazy", mnt.to_str().unwrap()]));
+    // Read-only from its beginning it commits nothing, and says so.
+    let mnt = host.mount("prod/census", "ro,refresh=100ms");
+    assert_eq!(names(&mnt.join("staging")), ["a", "b"]);
+    let refused = Command::new("sync").arg(mnt.join("staging")).output().unwrap();
+    assert!(!refused.status.success() && text(&refused).contains("Read-only file system"), "{}", text(&refused));
+    host.umount(&mnt);
+}
+
+#[test]
 fn a_mount_says_what_an_earlier_one_left_staged() {
     if !inside("unmounting::a_mount_says_what_an_earlier_one_left_staged") {
         return;

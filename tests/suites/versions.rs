@@ -175,6 +175,36 @@ fn numbers_of_inodes_are_each_ones_own_and_stay() {
 }
 
 #[test]
+fn what_was_removed_and_comes_back_is_whole_also_while_somebody_is_in_it() {
+    if !inside("versions::what_was_removed_and_comes_back_is_whole_also_while_somebody_is_in_it") {
+        return;
+    }
+    let world = World::new("refresh=100ms");
+    world.sh("mkdir staging/sub");
+    let one = world.commit("sub/f", "one");
+    world.commit("sub/f", "two");
+    world.sh("mkdir labels/v1");
+    // The kernel takes the directory that it stands in for removed, as it does on a local disk.
+    let in_label = Shell::standing_in(&world.at("labels/v1"));
+    world.sh("rmdir labels/v1 && mkdir labels/v1");
+    assert_eq!(world.sh("ls labels/v1").trim(), "sub");
+    assert_eq!(world.read("labels/v1/sub/f"), "two");
+    let in_bundle = Shell::standing_in(&world.at("bundles").join(&one));
+    for (remove, bring_back) in [
+        (format!("rmdir bundles/{one}"), format!("echo 'restore {one}' > .datamon/ctl")),
+        (format!("rmdir bundles/{one}"), format!("echo {one} > .datamon/labels/back")),
+    ] {
+        world.sh(&format!("{remove} && {bring_back}"));
+        assert_eq!(world.sh(&format!("ls bundles/{one}")).trim(), "sub", "{bring_back}");
+        let copy = world.dir.path().join("copy");
+        world.sh(&format!("rm -rf {0} && cp -r bundles/{one} {0}", copy.display()));
+        assert_eq!(fs::read_to_string(copy.join("sub/f")).unwrap(), "one");
+    }
+    drop((in_label, in_bundle));
+    world.end();
+}
+
+#[test]
 fn a_version_that_is_gone_is_never_an_empty_directory() {
     if !inside("versions::a_version_that_is_gone_is_never_an_empty_directory") {
         return;

@@ -11,6 +11,7 @@ use crate::cli::host::Host;
 use crate::cli::output::Failure;
 use crate::cli::umount;
 use crate::config::Context;
+use crate::local::staged_files::{close_directory, make_directory};
 use crate::local::sys;
 
 /// FUSE's number in statfs(2).
@@ -80,8 +81,12 @@ fn is_alive(dir: &Path) -> Option<bool> {
 /// Refuses a mount that would hide its own files, and a state directory that is itself on FUSE.
 pub fn check(dir: &Path, state: &Path, host: &Host, context: &Context) -> Result<(), Failure> {
     let refused = |why: String| Failure::new("failed", format!("{}: {why}", dir.display()));
-    let made = fs::create_dir_all(state);
-    made.map_err(|why| Failure::new("failed", format!("{}: {why} (choose another: -o state=DIR)", state.display())))?;
+    let unusable = |why| Failure::new("failed", format!("{}: {why} (choose another: -o state=DIR)", state.display()));
+    // The directory itself may be somebody's, with what else is in it.
+    make_directory(state).map_err(unusable)?;
+    // What earlier builds made was open to all.
+    let own = [&context.id.to_string(), "log"].map(|own| state.join(own));
+    own.iter().try_for_each(|own| close_directory(own)).map_err(unusable)?;
     let state = fs::canonicalize(state).map_err(|why| refused(why.to_string()))?;
     let ours = [&state, &host.places.cache].into_iter().chain(&host.places.contexts);
     for place in ours {

@@ -44,6 +44,9 @@ impl Vfs {
         let slot = self.tree_slot(repo).await?;
         let open = self.open_tree_at(slot)?;
         let tree = open.committer.tree();
+        if self.control.commits.is_running(repo.id) {
+            return Err(busy("it is being committed (wait for that)"));
+        }
         match &way {
             Way::Discard if !tree.is_dirty() => return Ok(()),
             Way::Undiscard | Way::Base(_) if tree.is_dirty() => {

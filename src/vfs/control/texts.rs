@@ -220,6 +220,7 @@ impl Vfs {
     fn text_found(&self, scope: &Scope, text: &Text, size: u64, permissions: u16) -> Found {
         let now = self.store().clock.now();
         let (uid, gid) = self.shown_owner();
+        let permissions = permissions & !self.settings().shown.umask;
         let attributes = Attributes { permissions, uid, gid, mtime: now };
         let ino = self.name_ino(&NameNode::Text(scope.clone(), text.clone()));
         let attr = NodeAttr {
@@ -429,6 +430,13 @@ impl Vfs {
                 lines.push(format!("base: {parent}"));
                 lines.extend(recovered(&committer).map(|found| format!("recovered: {found}")));
             }
+        }
+        // Nobody has looked into it: as it was found when the mount began.
+        if let Some(repo) = repo.filter(|repo| !self.tree_slots().iter().any(|open| open.id == repo.id))
+            && !held.contains_key(&repo.id)
+        {
+            let is_left = !self.left_sentences(Some(repo.id)).is_empty();
+            lines.push(format!("staging: {}", if is_left { "dirty" } else { "clean" }));
         }
         let text = |of: &Shared<Option<String>>| of.lock().expect("nothing panics while it holds a text").clone();
         lines.extend(self.last_commit(repo.map(|repo| repo.id)).map(|text| format!("last_commit: {text}")));
