@@ -728,7 +728,7 @@ pub(crate) struct Trees {
 /// Snapshots that this mount shows, by slot; opened when something in them is asked for.
 #[derive(Default)]
 pub(crate) struct Views {
-    by_slot: Vec<(node::ViewKey, Option<Arc<Snapshot>>)>,
+    by_slot: HashMap<usize, (node::ViewKey, Option<Arc<Snapshot>>)>,
     slots: HashMap<node::ViewKey, usize>,
 }
 
@@ -820,7 +820,7 @@ impl Vfs {
     pub(crate) async fn view(&self, slot: usize) -> Result<Arc<Snapshot>, VfsError> {
         let key = {
             let views = self.views.lock().expect("nothing panics while it holds the views");
-            match views.by_slot.get(slot) {
+            match views.by_slot.get(&slot) {
                 Some((_, Some(snapshot))) => return Ok(snapshot.clone()),
                 Some((key, None)) => key.clone(),
                 None => return Err(VfsError::Stale),
@@ -828,13 +828,14 @@ impl Vfs {
         };
         let snapshot = self.open_snapshot(key.repo.id, key.bundle).await?;
         let mut views = self.views.lock().expect("nothing panics while it holds the views");
-        Ok(views.by_slot[slot].1.get_or_insert(snapshot).clone())
+        let (_, opened) = views.by_slot.get_mut(&slot).ok_or(VfsError::Stale)?;
+        Ok(opened.get_or_insert(snapshot).clone())
     }
 
     /// What a view shows.
     pub(crate) fn view_key(&self, slot: usize) -> Result<node::ViewKey, VfsError> {
         let views = self.views.lock().expect("nothing panics while it holds the views");
-        views.by_slot.get(slot).map(|(key, _)| key.clone()).ok_or(VfsError::Stale)
+        views.by_slot.get(&slot).map(|(key, _)| key.clone()).ok_or(VfsError::Stale)
     }
 
     /// The slot of a view.
@@ -843,9 +844,11 @@ impl Vfs {
         if let Some(slot) = views.slots.get(&key) {
             return *slot;
         }
-        let slot = views.by_slot.len();
-        self.lineage.add_view(key.repo.id, key.bundle);
-        views.by_slot.push((key.clone(), None));
+        // The same in every mount, but for two that meet.
+        let free = |slot: &usize| !views.by_slot.contains_key(slot);
+        let slot = key.slots().find(free).expect("there are more slots than memory for views");
+        self.lineage.add_view(slot, key.repo.id, key.bundle);
+        views.by_slot.insert(slot, (key.clone(), None));
         views.slots.insert(key, slot);
         slot
     }

@@ -9,13 +9,11 @@ use std::path::PathBuf;
 
 use super::error::VfsError;
 use super::holder::{ENDING_POLL, ENDING_POLLS};
+use super::namespace::BaseChoice;
 use super::node::{NameNode, Node, RepoKey};
 use super::{Shared, Vfs};
 use crate::model::id::RepoId;
 use crate::staging::tree::{StagingError, TreeLock};
-
-/// What becomes of them.
-const COMMITS: &str = "the next commit takes them along, discard puts them aside";
 
 /// Trees that an earlier mount left with changes, as they were found when this one began.
 #[derive(Default)]
@@ -86,7 +84,8 @@ impl Vfs {
             && let Ok((repo, committer)) = self.committer(*slot)
             && committer.tree().is_dirty()
         {
-            sentences.push(format!("{}: changes of an earlier mount are staged ({COMMITS})", repo.name));
+            let becomes = self.what_becomes();
+            sentences.push(format!("{}: changes of an earlier mount are staged ({becomes})", repo.name));
         }
         sentences
     }
@@ -107,13 +106,22 @@ impl Vfs {
     /// What is to be said of the trees of one repo, or of all, that were left with changes and that nobody has looked into since.
     pub(super) fn left_sentences(&self, repo: Option<RepoId>) -> Vec<String> {
         let open = self.tree_slots();
+        let becomes = self.what_becomes();
         let is_left =
             |left: &&RepoKey| repo.is_none_or(|repo| repo == left.id) && !open.iter().any(|open| open.id == left.id);
         let sentence = |left: &RepoKey| {
             let RepoKey { name, .. } = left;
-            format!("{name}: changes of an earlier mount are staged (see {name}/staging; {COMMITS})")
+            format!("{name}: changes of an earlier mount are staged (see {name}/staging; {becomes})")
         };
         self.left_trees().iter().filter(is_left).map(sentence).collect()
+    }
+
+    /// What becomes of changes that were left.
+    fn what_becomes(&self) -> &'static str {
+        match self.settings().base {
+            BaseChoice::Latest => "the next commit takes them along, discard puts them aside",
+            _ => "the next commit takes them along, discard puts them aside; base= counts when they are gone",
+        }
     }
 
     fn left_trees(&self) -> std::sync::MutexGuard<'_, Vec<RepoKey>> {

@@ -17,7 +17,7 @@
 //! Not here: what the tree is based on (that is its parent), what other mounts read, and what an earlier mount did. On a mount
 //! whose root is a version the kernel opens without us; it has no staging tree.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, MutexGuard};
 
 use super::node::{Ino, Node};
@@ -38,7 +38,7 @@ pub(super) struct Mark(u64);
 struct State {
     now: Mark,
     /// By the view's slot.
-    views: Vec<View>,
+    views: HashMap<usize, View>,
     /// By the tree's slot; a tree that nobody committed or discarded yet has none, and counts from the mount on.
     trees: Vec<Marks>,
 }
@@ -63,15 +63,15 @@ impl Lineage {
         self.0.lock().expect("nothing panics while it holds what was opened")
     }
 
-    /// Gives the next view its place.
-    pub(super) fn add_view(&self, repo: RepoId, bundle: BundleId) {
-        self.lock().views.push(View { bundle: (repo, bundle), open: 0, last: None });
+    /// Gives a view its place.
+    pub(super) fn add_view(&self, slot: usize, repo: RepoId, bundle: BundleId) {
+        self.lock().views.insert(slot, View { bundle: (repo, bundle), open: 0, last: None });
     }
 
     fn opened(&self, view: usize) {
         let mut state = self.lock();
         let now = state.now;
-        if let Some(view) = state.views.get_mut(view) {
+        if let Some(view) = state.views.get_mut(&view) {
             (view.open, view.last) = (view.open + 1, Some(now));
         }
     }
@@ -79,7 +79,7 @@ impl Lineage {
     fn closed(&self, view: usize) {
         let mut state = self.lock();
         let now = state.now;
-        if let Some(view) = state.views.get_mut(view) {
+        if let Some(view) = state.views.get_mut(&view) {
             (view.open, view.last) = (view.open.saturating_sub(1), Some(now));
         }
     }
@@ -96,7 +96,7 @@ impl Lineage {
         let state = self.lock();
         let since = state.trees.get(tree).copied().unwrap_or_default().since;
         let counts = |view: &&View| view.open > 0 || view.last.is_some_and(|last| last >= since);
-        state.views.iter().filter(counts).map(|view| view.bundle).collect()
+        state.views.values().filter(counts).map(|view| view.bundle).collect()
     }
 
     fn change(&self, tree: usize, change: impl FnOnce(&mut Marks)) {
@@ -156,7 +156,9 @@ mod tests {
     /// With views of the bundles 0, 1 and 2, and one more of bundle 0.
     fn lineage() -> Lineage {
         let lineage = Lineage::default();
-        [0, 1, 2, 0].into_iter().map(bundle).for_each(|(repo, bundle)| lineage.add_view(repo, bundle));
+        for (slot, (repo, bundle)) in [0, 1, 2, 0].map(bundle).into_iter().enumerate() {
+            lineage.add_view(slot, repo, bundle);
+        }
         lineage
     }
 

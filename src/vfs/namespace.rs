@@ -244,7 +244,14 @@ impl Vfs {
                 self.catalog().await?;
                 Node::Name(NameNode::Context)
             }
-            Source::Repo(name) => Node::Name(NameNode::Repo(self.source_repo(&name).await?)),
+            Source::Repo(name) => {
+                let repo = self.source_repo(&name).await?;
+                // Of a whole context it is known only when somebody looks into a repo.
+                if let base @ BaseChoice::Named(_) = &self.settings.base {
+                    self.base_of(&repo, base).await?;
+                }
+                Node::Name(NameNode::Repo(repo))
+            }
             Source::Staging(name) => {
                 let repo = self.source_repo(&name).await?;
                 Node::Staged { slot: self.awaited_tree(&repo).await?, ino: ROOT }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::model::id::{BundleId, RepoId};
+use crate::model::id::{BundleId, ObjectHash, RepoId};
 use crate::model::name::{LATEST, LabelName, RepoName};
 use crate::snapshot::RowId;
 
@@ -17,6 +17,8 @@ const ROW: u64 = 1 << 62;
 const STAGING_BITS: u32 = 50;
 /// Bits of a row's number.
 const ROW_BITS: u32 = 35;
+/// Views that a mount can tell apart.
+const VIEWS_MAX: usize = (ROW >> ROW_BITS) as usize;
 
 /// A repo by name and identity.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -64,6 +66,16 @@ pub struct ViewKey {
 }
 
 impl ViewKey {
+    /// The slots that it may have, in the order in which they are tried: the first says which version it is and through which
+    /// name it is seen, so that other mounts show the same numbers.
+    pub fn slots(&self) -> impl Iterator<Item = usize> + use<> {
+        let through = self.through.to_string();
+        let parts = [&self.repo.id.to_bytes()[..], &self.bundle.to_bytes(), through.as_bytes()];
+        let hash = ObjectHash::of(&parts.concat());
+        let first = u32::from_le_bytes(hash.0[..4].try_into().expect("four bytes")) as usize;
+        (0..VIEWS_MAX).map(move |n| (first + n) % VIEWS_MAX)
+    }
+
     /// Whether `name` is the last word of the way to it.
     pub fn is_named(&self, name: &str) -> bool {
         match &self.through {

@@ -232,7 +232,7 @@ fn a_state_directory_that_cannot_be_used_is_refused_in_one_line_and_left_alone()
     assert!(said.contains("another mount has this staging tree") && said.contains(&daemon), "{said}");
     run(Command::new("kill").args(["-STOP", &daemon]));
     let said = refusal(&one, dir.path());
-    assert!(said.contains(&format!("process {daemon}, which is stopped")), "{said}");
+    assert!(said.contains(&format!("process {daemon} of {}, which is stopped", mnt.display())), "{said}");
     run(Command::new("kill").args(["-CONT", &daemon]));
     File::open(mnt.join("staging")).unwrap().sync_all().unwrap();
     kill(&one, &mnt);

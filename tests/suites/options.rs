@@ -598,6 +598,10 @@ fn a_mount_is_remounted_read_only_and_writable_again() {
     assert_eq!(names(&mnt.join("bundles")), [id.trim()], "the command does the same");
     assert_eq!(answer(&host, "mount", &["-o", "remount,rw"], &mnt), (0, String::new()));
     assert_eq!(options(&mnt), before);
+    assert_eq!(answer(&host, "mount", &["-o", "remount,noexec"], &mnt), (0, String::new()));
+    assert_eq!(options(&mnt), before.replacen("nodev", "nodev,noexec", 1));
+    assert_eq!(answer(&host, "mount", &["-o", "remount,exec"], &mnt), (0, String::new()));
+    assert_eq!(options(&mnt), before);
     fs::write(bind.join("b"), "b").unwrap();
     run(Command::new("umount").arg("-i").arg(&bind));
     assert_eq!(answer(&host, "umount", &[], &mnt).0, 0);

@@ -136,12 +136,19 @@ fn numbers_of_inodes_are_each_ones_own_and_stay() {
 
     // Another host's mount of the same bundle has the same ones.
     let other = world.place.host(&world.dir.path().join("two"), "add");
+    let version = other.mount(&format!("prod/census/bundles/{one}"), "ro");
+    let alone = numbers(&version);
+    other.umount(&version);
     let there = other.mount("prod", "refresh=100ms");
+    for before in ["labels/latest", &format!("bundles/{two}"), "at/2100"] {
+        numbers(&there.join("census").join(before));
+    }
     let again = numbers(&there.join("census/bundles").join(&one));
     let only = |of: &HashMap<PathBuf, (u64, u64)>| -> HashMap<PathBuf, u64> {
         of.iter().map(|(path, (ino, _))| (path.clone(), *ino)).collect()
     };
     assert_eq!(only(&again), only(&all[0]));
+    assert_eq!(only(&alone), only(&all[0]));
 
     // In a staging tree a number stays, whatever is done to the file: copied up, changed, moved, linked, committed.
     let number = |file: &str| world.at(file).symlink_metadata().unwrap().ino();

@@ -46,11 +46,13 @@ pub fn run(dir: &Path, words: &[String]) -> Result<(), Failure> {
     }
 }
 
-/// What holds now, changed by the words.
+/// What holds now, changed by the words. mount(8) reads what holds by itself, and leaves out what is to hold no longer: `exec`
+/// is said by the absence of `noexec`. Its words are known by what the kernel alone would say.
 fn wanted(now: &str, words: &[String]) -> Result<MountOptions, String> {
     let mut options = MountOptions::defaults(true);
     (options.suid, options.dev, options.exec, options.remount) = (true, true, true, true);
-    options.with(&[now.to_owned()])?.with(words)
+    let is_all_said = words.iter().any(|list| list.split(',').any(|word| word.starts_with("user_id=")));
+    if is_all_said { options.with(words) } else { options.with(&[now.to_owned()])?.with(words) }
 }
 
 fn flags(options: &MountOptions) -> MountFlags {
@@ -79,5 +81,7 @@ mod tests {
         assert_eq!(of("rw,nosuid,nodev,relatime", "remount"), now);
         assert_eq!(of("rw,nosuid,nodev", "remount,ro,noexec"), MountFlags { read_only: true, exec: false, ..now });
         assert_eq!(of("ro,relatime", "remount,rw,base=v1"), MountFlags { suid: true, dev: true, ..now });
+        let said = "rw,nosuid,nodev,relatime,remount,user_id=0,group_id=0,helper=datamon";
+        assert_eq!(of("rw,nosuid,nodev,noexec", said), now, "exec, as mount(8) says it");
     }
 }

@@ -93,7 +93,7 @@ type View = (ViewKey, Option<Arc<Snapshot>>);
 
 fn view(log: &ReadLog, key: Key) -> View {
     let views = log.views.lock().expect("nothing panics while it holds the views");
-    views.by_slot.get(key.slot as usize).cloned().expect("what was read has a view, and views stay")
+    views.by_slot.get(&(key.slot as usize)).cloned().expect("what was read has a view, and views stay")
 }
 
 fn line(view: &ViewKey, (key, count): (Key, Count), who: &str, file: (FileName, Option<ContentId>)) -> FileReads {

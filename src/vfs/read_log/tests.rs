@@ -29,7 +29,7 @@ fn world(memory: usize) -> World {
     let store = Store::new(ContextId::from_parts(1, 1), places, Duration::from_secs(20), clock(), entropy());
     let repo = RepoKey { name: "census".parse().unwrap(), id: RepoId::from_parts(1, 2) };
     let view = ViewKey { repo, through: Through::Latest, bundle: BundleId::from_parts(1, 3) };
-    let views = Arc::new(Shared::new(Views { by_slot: vec![(view, None)], slots: HashMap::new() }));
+    let views = Arc::new(Shared::new(Views { by_slot: HashMap::from([(0, (view, None))]), slots: HashMap::new() }));
     let names: UserNames = Arc::new(|uid| Box::pin(std::future::ready((uid == 7).then(|| "ada".to_owned()))));
     let identity =
         Identity { fixed: None, environment: None, mounter: (0, Some("root".into())), host: "lab".into(), names };
