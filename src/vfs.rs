@@ -161,6 +161,7 @@ fn not_moved(from: &NameNode, to: &NameNode, is_there: bool) -> VfsError {
 fn not_moved_out(from: &NameNode) -> VfsError {
     match from {
         NameNode::Labels(_) | NameNode::Bundles(_) => VfsError::ReadOnly,
+        NameNode::Control(..) => VfsError::Misplaced("what lies in .datamon is written into, not moved there or away"),
         _ => VfsError::OtherTree,
     }
 }
@@ -170,6 +171,7 @@ fn not_moved_in(to: &NameNode, is_there: bool) -> VfsError {
     match to {
         NameNode::Labels(_) | NameNode::Bundles(_) | NameNode::Times(_) if is_there => VfsError::ReadOnly,
         NameNode::Labels(_) => VfsError::Misplaced(LABEL_BY_LINK),
+        NameNode::Control(..) => VfsError::Misplaced("what lies in .datamon is written into, not moved there or away"),
         NameNode::Bundles(_) => VfsError::Misplaced("bundles are made by commits (sync REPO/staging)"),
         NameNode::Context => {
             VfsError::Misplaced("a context holds repos, which mkdir makes (their files go into REPO/staging)")

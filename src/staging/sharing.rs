@@ -113,10 +113,18 @@ impl Committer {
         Ok(used.into_iter().map(|id| known.get(&id).copied()).collect())
     }
 
+    /// Whether files of the tree name content of this bundle.
+    pub fn has_joined(&self, bundle: BundleId) -> Result<bool, StagingError> {
+        Ok(self.journal.joined()?.iter().any(|(_, joined)| *joined == bundle))
+    }
+
     /// Sees to it that every intent of the tree names `bundle` until the tree is clean; `false` if that cannot be had now.
     async fn join(&self, bundle: BundleId) -> Result<bool, CommitError> {
-        // What it notes goes with the copy itself.
-        let is_named = || may_share(self.tree().db(), self.tree().base_bundle(), bundle, &mut Batch::default());
+        // What it notes goes with the copy itself. One that joined an intent which was given up waits for the next.
+        let is_named = || -> Result<bool, CommitError> {
+            let may = may_share(self.tree().db(), self.tree().base_bundle(), bundle, &mut Batch::default())?;
+            Ok(may && (!self.has_joined(bundle)? || self.journal.intent()?.is_some()))
+        };
         if is_named()? {
             return Ok(true);
         }
@@ -130,6 +138,10 @@ impl Committer {
         }
         // Registered before a base joins: see `intents::renew_all`.
         let intent = self.activate(&mut lane).await?.intent.clone();
+        if self.has_joined(bundle)? {
+            // Named by the intent that was registered now.
+            return Ok(true);
+        }
         let record = self.journal.next_join()?;
         self.journal.begin_join(bundle, record)?;
         let named = async {

@@ -410,6 +410,11 @@ impl Committer {
 /// changes the store knows.
 async fn background(committer: Weak<Committer>, queue: Arc<Queue>) {
     let mut pause = PAUSES.0;
+    if let Some(committer) = committer.upgrade()
+        && let Err(error) = committer.claim().await
+    {
+        tracing::debug!(%error, "the store does not know yet what is based on what: later again");
+    }
     loop {
         let waited = tokio::time::timeout(IDLE, queue.next()).await;
         let Some(committer) = committer.upgrade() else { return };

@@ -291,7 +291,7 @@ impl Vfs {
     /// Commits the staging tree that `ino` lies in, with the mount's message and labels.
     pub async fn commit(&self, ino: Ino, caller: Caller) -> Result<CommitReport, VfsError> {
         let Node::Staged { slot, .. } = self.node(ino)? else { return Err(VfsError::Invalid("not a staging tree")) };
-        if self.settings().read_only {
+        if self.publishes_nothing() {
             // Nobody is to believe that what an earlier mount left was committed.
             return Err(VfsError::ReadOnly);
         }

@@ -6,7 +6,7 @@
 //! ```text
 //!   something below the version was to be removed a moment ago        by anybody: we refused it
 //!   the same thread has opened a directory of the version             where the kernel refuses before we are asked
-//!   the same thread has opened .datamon, and removes labels in it
+//!   the same thread has opened .datamon or its labels/, and removes labels there
 //! ```
 
 use std::collections::HashMap;
@@ -36,7 +36,7 @@ pub(super) struct Deleters {
 #[derive(Clone, Copy, Default)]
 struct Opened {
     view: Option<(usize, Timestamp)>,
-    /// The `.datamon` of a repo.
+    /// The `.datamon` of a repo, or what holds its labels.
     control: Option<(RepoId, Timestamp)>,
 }
 
@@ -58,8 +58,11 @@ impl Vfs {
         VfsError::ReadOnly
     }
 
-    /// Notes that the thread `tid` opens a directory.
+    /// Notes that the thread `tid` opens a directory. Threads of another namespace have no number here.
     pub fn opened_directory(&self, ino: Ino, tid: u32) {
+        if tid == 0 {
+            return;
+        }
         let now = self.store().clock.now();
         let mut opened = self.opened_by();
         if opened.len() >= THREADS_MAX {
@@ -70,7 +73,10 @@ impl Vfs {
         }
         match self.node(ino) {
             Ok(Node::Row { slot, .. }) => opened.entry(tid).or_default().view = Some((slot, now)),
-            Ok(Node::Name(NameNode::Control(Scope::Repo(repo) | Scope::Staging(repo), Folder::Top))) => {
+            Ok(Node::Name(NameNode::Control(
+                Scope::Repo(repo) | Scope::Staging(repo),
+                Folder::Top | Folder::Labels,
+            ))) => {
                 opened.entry(tid).or_default().control = Some((repo.id, now));
             }
             _ => {}

@@ -177,10 +177,13 @@ impl Vfs {
         let is_base = |committer: &Committer| {
             let parent = committer.parent().map(|parent| parent.descriptor().bundle);
             let base = committer.tree().base().snapshot.as_ref().map(|base| base.descriptor().bundle);
-            committer.tree().is_dirty() && (parent == Some(bundle) || base == Some(bundle))
+            let is_copied_from = || committer.has_joined(bundle).unwrap_or(true);
+            committer.tree().is_dirty() && (parent == Some(bundle) || base == Some(bundle) || is_copied_from())
         };
         if self.open_trees().iter().any(|(key, committer)| key.id == repo.id && is_base(committer)) {
-            let what = format!("{bundle}: what is staged here is based on it (commit or discard that first)");
+            let what = format!(
+                "{bundle}: what is staged here is based on it, or copied from it (commit or discard that first)"
+            );
             return Err(VfsError::Busy(what));
         }
         let removed = refs::trash(self.store(), repo.id, bundle, &self.who(caller).await).await;

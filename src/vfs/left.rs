@@ -49,7 +49,6 @@ impl Vfs {
     /// The trees of this mount that exist and are not open.
     fn unopened_trees(&self) -> Vec<(RepoId, PathBuf)> {
         let only = match self.root() {
-            _ if self.is_read_only() => return Vec::new(),
             Node::Name(NameNode::Context) => None,
             Node::Name(NameNode::Repo(repo)) => Some(repo.id),
             // What is mounted there is open, or no tree at all.
@@ -131,6 +130,9 @@ impl Vfs {
     /// Opens the trees of this mount that have changes of an earlier one. The store is asked only about such.
     pub(super) async fn open_left_trees(&self) -> Left {
         let mut left = Left::default();
+        if self.is_read_only() {
+            return left;
+        }
         for (id, dir) in self.unopened_trees() {
             match self.has_left(dir.clone()).await {
                 // Another mount has it: that one's umount sees to it.

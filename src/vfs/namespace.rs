@@ -289,6 +289,11 @@ impl Vfs {
         &self.settings
     }
 
+    /// Whether this mount began read-only and still is: what it finds staged it does not publish.
+    pub(super) fn publishes_nothing(&self) -> bool {
+        self.settings.read_only && self.is_read_only()
+    }
+
     /// Whether nothing can be changed through this mount now.
     pub fn is_read_only(&self) -> bool {
         self.read_only.load(Ordering::Relaxed)
@@ -618,8 +623,6 @@ impl Vfs {
                 Ok(self.label_link(repo, label, target))
             }
             NameNode::Control(..) => Ok(self.directory(node.clone(), Ttl::None)),
-            // Nothing of the mount's root ever changes: umount(8) looks at it, also when the daemon is stopped.
-            _ if matches!(self.root(), Node::Name(root) if root == node) => Ok(self.directory(node.clone(), Ttl::Long)),
             _ => Ok(self.directory(node.clone(), Ttl::Short)),
         }
     }

@@ -92,6 +92,17 @@ fn a_copy_from_a_version_moves_no_bytes() {
     let removed = fs::remove_dir(mnt_one.join("census/bundles").join(&old));
     assert_eq!(removed.unwrap_err().raw_os_error(), Some(libc::EBUSY), "it is the base of what is staged there");
 
+    // Also when the changes were put aside and brought back; on this host at once, elsewhere when the store knows again.
+    for command in ["discard", "undiscard"] {
+        fs::write(repo.join(".datamon/ctl"), command).unwrap();
+    }
+    let removed = fs::remove_dir(repo.join("bundles").join(&old));
+    assert_eq!(removed.unwrap_err().raw_os_error(), Some(libc::EBUSY), "put aside and brought back");
+    let wal = || fs::read_to_string(mnt_one.join("census/.datamon/wal")).unwrap();
+    super::harness::until(std::time::Duration::from_secs(20), "the intent", || !wal().is_empty());
+    let removed = fs::remove_dir(mnt_one.join("census/bundles").join(&old));
+    assert_eq!(removed.unwrap_err().raw_os_error(), Some(libc::EBUSY), "the store knows again");
+
     // One byte of it changed here is one chunk; a killed daemon forgets nothing.
     let large = fs::File::options().write(true).open(copied.join("large")).unwrap();
     large.write_all_at(b"X", 17 * MIB).unwrap();

@@ -329,6 +329,9 @@ const GESTURES: &[(&str, &str)] = &[
     ("mv -T census/bundles/@BUNDLE census/labels/v1", "Read-only file system"),
     ("rm -rf census/.datamon", "Read-only file system"),
     ("rm -rf census/staging/.datamon", "Read-only file system"),
+    ("rm -rf census/.datamon/labels", "Read-only file system"),
+    ("mv census/staging/a census/.datamon/labels/v1", "Operation not permitted"),
+    ("mv census/.datamon/labels/v1 census/staging/", "Operation not permitted"),
     // Times.
     ("ls census/at/1999", "No such file or directory"),
     ("ls census/at/yesterday", "No such file or directory"),

@@ -220,6 +220,12 @@ fn sync_of_a_tree_that_became_read_only_commits_what_was_changed_before() {
     assert_eq!(names(&mnt.join("staging")), ["a", "b"]);
     let refused = Command::new("sync").arg(mnt.join("staging")).output().unwrap();
     assert!(!refused.status.success() && text(&refused).contains("Read-only file system"), "{}", text(&refused));
+    let refused = host.datamon(["commit", mnt.join("staging").to_str().unwrap()]).output().unwrap();
+    assert!(!refused.status.success() && text(&refused).contains("the mount is read-only"), "{}", text(&refused));
+    let said = host.datamon(["umount", mnt.to_str().unwrap()]).output().unwrap();
+    assert!(text(&said).contains("census: not committed (ro): 1 changed files stay staged"), "{}", text(&said));
+    let mnt = host.mount("prod/census", "rw");
+    assert_eq!(names(&mnt.join("bundles")).len(), 1);
     host.umount(&mnt);
 }
 

@@ -73,6 +73,9 @@ impl Vfs {
                 let why = "acl: a mount has ACLs from its beginning or not at all (umount it and mount it again)";
                 return failed("denied", why.to_owned(), vec![]);
             }
+            Verb::Commit { all: false, .. } if self.publishes_nothing() => {
+                return failed("denied", "the mount is read-only (mount it rw to commit)".to_owned(), Vec::new());
+            }
             Verb::Commit { message, labels, all, contributor } => {
                 // What an earlier mount left, and nobody has looked at since, is committed as well.
                 let mut unopened = Left::default();
@@ -131,12 +134,10 @@ impl Vfs {
             if all && !committer.has_changes().await.unwrap_or(true) {
                 continue;
             }
-            if all && !self.settings().umount_commits {
+            if all && (!self.settings().umount_commits || self.publishes_nothing()) {
                 let files = committer.tree().staged().files;
-                notes.push(format!(
-                    "{}: not committed (commit=manual): {files} changed files stay staged here",
-                    repo.name
-                ));
+                let why = if self.publishes_nothing() { "ro" } else { "commit=manual" };
+                notes.push(format!("{}: not committed ({why}): {files} changed files stay staged here", repo.name));
                 continue;
             }
             // A change behind a freeze is ours: nobody else can make one.

@@ -39,9 +39,12 @@ impl Vfs {
         read.bytes += bytes;
     }
 
-    /// A line for each version and way to it: repo, bundle, way, first and last read, reads, bytes.
+    /// A line for each version and way to it, in the order of their first reads: repo, bundle, way, first and last read, reads,
+    /// bytes.
     pub(super) fn reads(&self, repo: Option<&RepoKey>) -> String {
         let reads = self.control.reads.lock().expect("nothing panics while it holds the reads").clone();
+        let mut reads: Vec<_> = reads.into_iter().collect();
+        reads.sort_by_key(|(_, read)| read.first);
         let mut text = String::new();
         for (slot, Read { first, last, count, bytes }) in reads {
             let Ok(view) = self.view_key(slot) else { continue };
