@@ -376,8 +376,9 @@ impl ContentReader {
             // Two ids for one place: one of them is wrong.
             return if found == id { Ok(bytes) } else { Err(self.corrupt(place, FormatError::Hash)) };
         }
-        for _ in 0..2 {
-            let block = self.block_bytes(at).await?;
+        // What a neighbour's fetch brought may be wrong in a way that no decoder sees: the second look asks for the block alone.
+        for may_be_swept in [true, false] {
+            let block = self.block_bytes(at, may_be_swept).await?;
             if let Some(bytes) = member(&block, id, &at, self.verifies) {
                 return Ok(bytes);
             }
@@ -448,7 +449,7 @@ impl ContentReader {
     }
 
     /// The raw bytes of a small-file block.
-    async fn block_bytes(&self, at: Locator) -> Result<Bytes, ContentError> {
+    async fn block_bytes(&self, at: Locator, may_be_swept: bool) -> Result<Bytes, ContentError> {
         let place = (PackKind::Data, at.pack, at.offset);
         let key = Wanted::Block(at.pack, at.offset);
         if let Some(Cached::Block(found)) = self.cache.get(&key).await {
@@ -458,7 +459,7 @@ impl ContentReader {
         let fetch = async {
             let mut why = FormatError::Hash;
             for attempt in 0..2 {
-                let stored = self.stored(&at, attempt == 0).await?;
+                let stored = self.stored(&at, attempt == 0 && may_be_swept).await?;
                 match decode_record(at.codec, &stored, at.raw) {
                     Ok(raw) => return Ok(Cached::Block(raw)),
                     Err(error) => why = error,
