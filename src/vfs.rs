@@ -144,42 +144,6 @@ pub enum Make {
     Special(Body),
 }
 
-/// Why nothing is moved into `labels/`.
-const LABEL_BY_LINK: &str = "a label is made by mkdir labels/NAME, or ln -s ../bundles/ID labels/NAME";
-
-/// Why a name of the namespace is not moved to another directory of it, or does not change places with another.
-///
-/// Never EXDEV where names mean something: mv(1) would go on by itself, with a removal and a copy.
-fn not_moved(from: &NameNode, to: &NameNode, is_there: bool) -> VfsError {
-    match (from, not_moved_in(to, is_there)) {
-        (_, VfsError::OtherTree) => not_moved_out(from),
-        (_, refused) => refused,
-    }
-}
-
-/// The same of what is moved out of the namespace, into a staging tree.
-fn not_moved_out(from: &NameNode) -> VfsError {
-    match from {
-        NameNode::Labels(_) | NameNode::Bundles(_) => VfsError::ReadOnly,
-        NameNode::Control(..) => VfsError::Misplaced("what lies in .datamon is written into, not moved there or away"),
-        _ => VfsError::OtherTree,
-    }
-}
-
-/// The same of what is moved into it. `is_there`: onto something.
-fn not_moved_in(to: &NameNode, is_there: bool) -> VfsError {
-    match to {
-        NameNode::Labels(_) | NameNode::Bundles(_) | NameNode::Times(_) if is_there => VfsError::ReadOnly,
-        NameNode::Labels(_) => VfsError::Misplaced(LABEL_BY_LINK),
-        NameNode::Control(..) => VfsError::Misplaced("what lies in .datamon is written into, not moved there or away"),
-        NameNode::Bundles(_) => VfsError::Misplaced("bundles are made by commits (sync REPO/staging)"),
-        NameNode::Context => {
-            VfsError::Misplaced("a context holds repos, which mkdir makes (their files go into REPO/staging)")
-        }
-        _ => VfsError::OtherTree,
-    }
-}
-
 /// Why chmod(1) and its like do nothing in the namespace.
 const NO_ATTRIBUTES: &str = "those of the mount's owner (files go into REPO/staging/, where they can be set; rmdir removes an \
     empty repo; uid=, gid= and umask= say what is shown)";
@@ -390,12 +354,12 @@ impl Vfs {
             (Node::Row { .. }, _) | (_, Node::Row { .. }) => Err(VfsError::ReadOnly),
             (Node::Name(a), Node::Name(b)) => {
                 let is_there = self.lookup_name(&b, to.1).await.is_ok();
-                self.told(from.1.as_bytes(), Err(not_moved(&a, &b, is_there)))
+                self.told(from.1.as_bytes(), Err(gestures::not_moved(&a, &b, is_there)))
             }
-            (Node::Name(a), _) => self.told(from.1.as_bytes(), Err(not_moved_out(&a))),
+            (Node::Name(a), _) => self.told(from.1.as_bytes(), Err(gestures::not_moved_out(&a))),
             (_, Node::Name(b)) => {
                 let is_there = self.lookup_name(&b, to.1).await.is_ok();
-                self.told(from.1.as_bytes(), Err(not_moved_in(&b, is_there)))
+                self.told(from.1.as_bytes(), Err(gestures::not_moved_in(&b, is_there)))
             }
             _ => Err(VfsError::OtherTree),
         }

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
@@ -25,6 +25,7 @@ use crate::model::job;
 use crate::model::metrics::Operation;
 use crate::model::name::{FileName, NameError};
 use crate::staging::tree::{Caller, SetAttr, StagingError};
+use crate::vfs::control::RENDERED;
 use crate::vfs::error::VfsError;
 use crate::vfs::known::Pass;
 use crate::vfs::namespace::Synced;
@@ -36,8 +37,6 @@ use crate::vfs::{Allocate, Found, Make, Opened, Ttl, Vfs};
 const WRITE_BYTES_MAX: u32 = 1 << 20;
 /// Requests that the kernel may send in the background.
 const BACKGROUND_MAX: u16 = 64;
-/// How old an open text may be that is read from its beginning.
-const TEXT_AGE_MAX: Duration = Duration::from_secs(1);
 /// Why a mount with ACLs is refused.
 const NO_ACLS: &str = "acl: this kernel's FUSE knows no POSIX ACLs (leave acl out)";
 
@@ -422,7 +421,7 @@ impl Filesystem for Dispatch {
                 let start = (offset as usize).min(text.len());
                 text.slice(start..(start + size as usize).min(text.len()))
             };
-            if offset > 0 || made.elapsed() < TEXT_AGE_MAX {
+            if offset > 0 || made.elapsed() < RENDERED {
                 return reply.data(&part(text));
             }
             // Who begins again wants to know how it is now.

@@ -1,6 +1,7 @@
 //! Time and randomness as parameters, so that one seed replays a failure.
 
 use std::fmt;
+use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat};
 
@@ -26,6 +27,11 @@ impl Timestamp {
     /// Milliseconds since 1970, zero for earlier instants.
     pub fn millis(self) -> u64 {
         u64::try_from(self.secs).unwrap_or(0).saturating_mul(1000) + u64::from(self.nanos / 1_000_000)
+    }
+
+    /// How long ago it was, in whole milliseconds; nothing of what is to come.
+    pub fn age(self, now: Self) -> Duration {
+        Duration::from_millis(now.millis().saturating_sub(self.millis()))
     }
 }
 

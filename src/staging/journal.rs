@@ -135,6 +135,11 @@ impl Journal {
         Ok(accepted.map(|(bundle, join)| (join.record, bundle)).collect())
     }
 
+    /// Those of them that the intent's first record does not name.
+    pub fn further(&self) -> Result<Vec<(u32, BundleId)>, StagingError> {
+        Ok(self.joined()?.into_iter().filter(|(record, _)| *record > 0).collect())
+    }
+
     /// The packs of bundles of which files name content.
     pub fn shared_packs(&self) -> Result<Vec<PackEntry>, StagingError> {
         let mut packs = Vec::new();

@@ -145,8 +145,7 @@ impl Committer {
         let record = self.journal.next_join()?;
         self.journal.begin_join(bundle, record)?;
         let named = async {
-            let mut further = self.journal.joined()?;
-            further.retain(|(record, _)| *record > 0);
+            let mut further = self.journal.further()?;
             further.push((record, bundle));
             let round = intents::renew_all(&self.store, &intent, &further).await?;
             intents::check(&self.store, &Intent { bases: vec![bundle], ..intent }).await?;
@@ -277,7 +276,8 @@ impl Tree {
         Ok(Some(range.end - range.start))
     }
 
-    fn base_bundle(&self) -> Option<BundleId> {
+    /// The bundle that the tree is based on.
+    pub fn base_bundle(&self) -> Option<BundleId> {
         self.base().snapshot.as_ref().map(|base| base.descriptor().bundle)
     }
 }

@@ -285,9 +285,7 @@ impl Committer {
 
     /// Registers the intent, with all that joined it, under the newest round (W1, W4). Answers that.
     pub(super) async fn renew(&self, intent: &Intent) -> Result<u64, CommitError> {
-        let mut further = self.journal.joined()?;
-        further.retain(|(record, _)| *record > 0);
-        Ok(intents::renew_all(&self.store, intent, &further).await?)
+        Ok(intents::renew_all(&self.store, intent, &self.journal.further()?).await?)
     }
 
     /// Finds packs that an earlier life stored without learning of it: their chunks are not uploaded again.

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 pub(super) use reopen::Way;
+pub use texts::RENDERED;
 
 use super::error::VfsError;
 use super::namespace::{BaseChoice, LATEST_FOLLOWS};

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::error::VfsError;
-use super::node::{Folder, Ino, NameNode, Node, RepoKey, Scope, Through};
+use super::node::{Folder, Ino, NameNode, Node, RepoKey, Through};
 use super::{Shared, Vfs};
 use crate::model::clock::Timestamp;
 use crate::model::id::RepoId;
@@ -41,7 +41,7 @@ struct Opened {
 }
 
 fn is_recent(at: Timestamp, now: Timestamp) -> bool {
-    u128::from(now.millis().saturating_sub(at.millis())) < RECURSIVE.as_millis()
+    at.age(now) < RECURSIVE
 }
 
 impl Opened {
@@ -60,7 +60,13 @@ impl Vfs {
 
     /// Notes that the thread `tid` opens a directory. Threads of another namespace have no number here.
     pub fn opened_directory(&self, ino: Ino, tid: u32) {
-        if tid == 0 {
+        let Ok(node) = self.node(ino) else { return };
+        let is_watched = match &node {
+            Node::Row { .. } => true,
+            Node::Name(NameNode::Control(scope, Folder::Top | Folder::Labels)) => scope.repo().is_some(),
+            _ => false,
+        };
+        if tid == 0 || !is_watched {
             return;
         }
         let now = self.store().clock.now();
@@ -71,14 +77,10 @@ impl Vfs {
         if opened.len() >= THREADS_MAX {
             opened.clear();
         }
-        match self.node(ino) {
-            Ok(Node::Row { slot, .. }) => opened.entry(tid).or_default().view = Some((slot, now)),
-            Ok(Node::Name(NameNode::Control(
-                Scope::Repo(repo) | Scope::Staging(repo),
-                Folder::Top | Folder::Labels,
-            ))) => {
-                opened.entry(tid).or_default().control = Some((repo.id, now));
-            }
+        let opened = opened.entry(tid).or_default();
+        match node {
+            Node::Row { slot, .. } => opened.view = Some((slot, now)),
+            Node::Name(NameNode::Control(scope, _)) => opened.control = scope.repo().map(|repo| (repo.id, now)),
             _ => {}
         }
     }

@@ -16,6 +16,13 @@ use crate::staging::tree::{Caller, StagingError};
 use crate::store::refs::RefsError;
 use crate::store::{catalog, refs};
 
+/// Why nothing is moved into `labels/`.
+const LABEL_BY_LINK: &str = "a label is made by mkdir labels/NAME, or ln -s ../bundles/ID labels/NAME";
+/// Why nothing else is in `bundles/`.
+const BY_COMMITS: &str = "bundles are made by commits (sync REPO/staging)";
+/// Why nothing is moved into `.datamon`, or out of it.
+const WRITTEN_ONLY: &str = "what lies in .datamon is written into, not moved there or away";
+
 impl Vfs {
     /// Makes a repo, or a label: a directory names the newest bundle, a symlink the one that it leads to, a file of
     /// `.datamon/labels` the one that is written into it.
@@ -58,7 +65,7 @@ impl Vfs {
             (NameNode::Repo(_), _) => Err(VfsError::Misplaced(
                 "a repo's files go into its staging tree (cp to REPO/staging/; rmdir removes an empty repo)",
             )),
-            (NameNode::Bundles(_), _) => Err(VfsError::Misplaced("bundles are made by commits (sync REPO/staging)")),
+            (NameNode::Bundles(_), _) => Err(VfsError::Misplaced(BY_COMMITS)),
             (NameNode::Labels(_), _) => {
                 Err(VfsError::Misplaced("a label is a directory, or a link to ../bundles/ID (mkdir labels/NAME)"))
             }
@@ -176,7 +183,7 @@ impl Vfs {
         }
         let is_base = |committer: &Committer| {
             let parent = committer.parent().map(|parent| parent.descriptor().bundle);
-            let base = committer.tree().base().snapshot.as_ref().map(|base| base.descriptor().bundle);
+            let base = committer.tree().base_bundle();
             let is_copied_from = || committer.has_joined(bundle).unwrap_or(true);
             committer.tree().is_dirty() && (parent == Some(bundle) || base == Some(bundle) || is_copied_from())
         };
@@ -278,6 +285,39 @@ fn not_here(node: &NameNode) -> VfsError {
         NameNode::Control(..) => "what lies in .datamon is datamon's, but for message and the files in labels/",
         _ => return VfsError::NotPermitted,
     })
+}
+
+/// Why a name of the namespace is not moved to another directory of it, or does not change places with another.
+///
+/// Never EXDEV where names mean something: mv(1) would go on by itself, with a removal and a copy.
+pub(super) fn not_moved(from: &NameNode, to: &NameNode, is_there: bool) -> VfsError {
+    match (from, not_moved_in(to, is_there)) {
+        (_, VfsError::OtherTree) => not_moved_out(from),
+        (_, refused) => refused,
+    }
+}
+
+/// The same of what is moved out of the namespace, into a staging tree.
+pub(super) fn not_moved_out(from: &NameNode) -> VfsError {
+    match from {
+        NameNode::Labels(_) | NameNode::Bundles(_) => VfsError::ReadOnly,
+        NameNode::Control(..) => VfsError::Misplaced(WRITTEN_ONLY),
+        _ => VfsError::OtherTree,
+    }
+}
+
+/// The same of what is moved into it. `is_there`: onto something.
+pub(super) fn not_moved_in(to: &NameNode, is_there: bool) -> VfsError {
+    match to {
+        NameNode::Labels(_) | NameNode::Bundles(_) | NameNode::Times(_) if is_there => VfsError::ReadOnly,
+        NameNode::Labels(_) => VfsError::Misplaced(LABEL_BY_LINK),
+        NameNode::Control(..) => VfsError::Misplaced(WRITTEN_ONLY),
+        NameNode::Bundles(_) => VfsError::Misplaced(BY_COMMITS),
+        NameNode::Context => {
+            VfsError::Misplaced("a context holds repos, which mkdir makes (their files go into REPO/staging)")
+        }
+        _ => VfsError::OtherTree,
+    }
 }
 
 /// The bundle that a symlink in `labels/` leads to: `../bundles/ID`, however the way there is written.

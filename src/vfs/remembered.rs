@@ -31,15 +31,14 @@ pub(super) struct Remembered {
 
 impl Vfs {
     pub(super) fn is_fresh(&self, read: Timestamp) -> bool {
-        let age = self.store().clock.now().millis().saturating_sub(read.millis());
-        u128::from(age) < self.settings().refresh.as_millis()
+        read.age(self.store().clock.now()) < self.settings().refresh
     }
 
     /// How long what was read at that time may be relied on, a second at most: what is changed from here is to be seen
     /// here, and not everything that the kernel knows is taken back.
     pub(super) fn rest(&self, read: Option<Timestamp>) -> Ttl {
         let read = read.unwrap_or_default();
-        let age = Duration::from_millis(self.store().clock.now().millis().saturating_sub(read.millis()));
+        let age = read.age(self.store().clock.now());
         Ttl::Old(self.settings().refresh.saturating_sub(age).min(Ttl::Short.duration()))
     }
 

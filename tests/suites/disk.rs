@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::harness::{Host, Place, SOON, inside, run, scratch, sync, text, until, within};
-use super::power::Disk;
+use super::power::host_on_a_disk;
 use super::writers::{Dice, Writer, a_repo, another_host_sees_the_same, judge, kill, mount, rounds, seed};
 
 // ---- a disk that fails ---------------------------------------------------------------------------------------------------
@@ -176,13 +176,9 @@ fn a_database_whose_log_was_refused_goes_on_by_itself_and_a_power_cut_loses_noth
         return;
     }
     let dir = scratch();
-    let place = Place::directory(&dir.path().join("store"));
-    let host_dir = dir.path().join("one");
-    let disk = Disk::new(dir.path(), host_dir.join("state"), &["mkfs.xfs", "-q", "-f"]);
-    let one = place.host(&host_dir, "create");
-    a_repo(&place, &one);
+    let (place, one, disk) = host_on_a_disk(dir.path(), &["mkfs.xfs", "-q", "-f"]);
     let (mnt, _) = mount(&one);
-    refused_once(ONCE[0], &host_dir, &one, &mnt, || {
+    refused_once(ONCE[0], &dir.path().join("one"), &one, &mnt, || {
         disk.shut_down();
         kill(&one, &mnt);
         run(Command::new("umount").arg("-l").arg(&mnt));

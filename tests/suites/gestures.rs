@@ -361,6 +361,13 @@ fn a_removed_bundle_is_gone_until_it_is_restored() {
     assert!(!world.at(&format!("bundles/{three}")).exists());
     assert!(world.read(&format!(".datamon/bundle/{three}/info")).contains("state: removed\n"));
     world.refused(&format!("rmdir bundles/{three}"), "No such file or directory");
+    // Nothing begins with it, either.
+    world.refused(&format!("echo 'base {three}' > .datamon/ctl"), "No such file or directory");
+    let aside = world.dir.path().join("aside");
+    fs::create_dir(&aside).unwrap();
+    let source = format!("prod/census/bundles/{three}");
+    let said = world.host.datamon(["mount", &source, aside.to_str().unwrap()]).output().unwrap();
+    assert!(!said.status.success() && text(&said).contains("was removed (echo 'restore ID'"), "{}", text(&said));
     world.sh(&format!("echo 'restore {three}' > .datamon/ctl"));
     assert_eq!(world.read("labels/latest/a").trim(), "changed");
     assert_eq!(world.names("bundles").len(), 3);

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::harness::{Place, SOON, inside, names, run, scratch, text, until, within};
+use super::harness::{Host, Place, SOON, inside, names, run, scratch, text, until, within};
 use super::writers::{Dice, Writer, a_repo, another_host_sees_the_same, judge, kill, mount, rounds, seed, writers};
 
 /// A file system of its own under a host's state directory.
@@ -52,6 +52,16 @@ impl Disk {
         self.mount();
     }
 }
+
+/// A host with a repo, whose state directory is such a file system.
+pub(super) fn host_on_a_disk(dir: &Path, make: &[&str]) -> (Place, Host, Disk) {
+    let (place, host_dir) = (Place::directory(&dir.join("store")), dir.join("one"));
+    let disk = Disk::new(dir, host_dir.join("state"), make);
+    let one = place.host(&host_dir, "create");
+    a_repo(&place, &one);
+    (place, one, disk)
+}
+
 /// Works with `writers` on the staging tree, commits now and then, and lets `end` happen at a random moment. Answers the
 /// writers with what they know.
 fn under_load(staging: &Path, writers: Vec<Writer>, dice: &mut Dice, end: impl FnOnce()) -> Vec<Writer> {
@@ -93,11 +103,7 @@ fn power_cuts(make: &[&str]) {
     let dir = scratch();
     let seed = seed();
     let mut dice = Dice(seed | 1);
-    let place = Place::directory(&dir.path().join("store"));
-    let host_dir = dir.path().join("one");
-    let disk = Disk::new(dir.path(), host_dir.join("state"), make);
-    let one = place.host(&host_dir, "create");
-    a_repo(&place, &one);
+    let (place, one, disk) = host_on_a_disk(dir.path(), make);
     let (mut mnt, _) = mount(&one);
     let (mut steps, mut files, mut told) = (0, 0, 0);
     let rounds = rounds(4);
@@ -254,11 +260,7 @@ fn with_sync_or_dirsync_a_power_cut_takes_nothing_that_was_told() {
         return;
     }
     let dir = scratch();
-    let place = Place::directory(&dir.path().join("store"));
-    let host_dir = dir.path().join("one");
-    let disk = Disk::new(dir.path(), host_dir.join("state"), &["mkfs.xfs", "-q", "-f"]);
-    let one = place.host(&host_dir, "create");
-    a_repo(&place, &one);
+    let (_place, one, disk) = host_on_a_disk(dir.path(), &["mkfs.xfs", "-q", "-f"]);
     // No program here asks for anything to be on the disk.
     for options in ["sync", "dirsync"] {
         let mnt = one.mount("prod/census/staging", options);

@@ -152,6 +152,7 @@ const CALLS: &[(&str, i32, &str)] = &[
     ("mount prod @MNT -o metrics=192.0.2.1:9", FAILED, "metrics=192.0.2.1:9: "),
     ("mount prod @MNT -o endpoint=http://127.0.0.1:9", FAILED, "endpoint: an option of s3:// stores"),
     ("mount prod/census/staging @MNT -o base=v9", FAILED, "census: no label or bundle v9"),
+    ("mount prod/census @MNT -o base=v9", FAILED, "census: no label or bundle v9"),
     ("mount broken @MNT", FAILED, "broken.toml"),
     // Contexts.
     ("context sing", USAGE, "unrecognized subcommand 'sing'"),

@@ -193,6 +193,39 @@ fn prefix(name: &str) -> String {
     name.chars().filter(char::is_ascii_alphanumeric).collect()
 }
 
+#[test]
+fn one_wrong_answer_for_many_small_files_refuses_none_of_them() {
+    if !inside("store_faults::one_wrong_answer_for_many_small_files_refuses_none_of_them") {
+        return;
+    }
+    let dir = scratch();
+    let server = Place::s3(dir.path());
+    let (place, proxy) = server.behind_proxy("small");
+    let (one, staging) = staging_of(&place, dir.path(), "rw");
+    let tree = dir.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    for n in 0..400u64 {
+        fs::write(tree.join(format!("f{n:03}")), noise(n + 1, 5_000)).unwrap();
+    }
+    copy(&tree, &staging);
+    assert_eq!(commit(&tree, &staging, "small"), 0);
+    one.umount(&staging);
+    // The n-th answer with bytes of a data pack has one that is another; every other answer is right.
+    for wrong in 0..6 {
+        let mut asked = 0;
+        proxy.plan(move |request| {
+            let is_data = request.is_read() && request.path.contains("/p/");
+            asked += usize::from(is_data);
+            (is_data && asked == wrong + 1).then_some(Fault::Flip(500))
+        });
+        let other = place.host(&dir.path().join(format!("other{wrong}")), "add");
+        let mnt = other.mount("prod/census/labels/latest", "ro,timeout=20s");
+        assert_eq!(compare(&tree, &mnt, "small"), 0, "answer {wrong}: {}", status(&mnt));
+        proxy.clear();
+        other.umount(&mnt);
+    }
+}
+
 // ---- a store that fails now and then -----------------------------------------------------------------------------------
 
 /// Which requests a kind of fault can happen to.

@@ -225,8 +225,7 @@ impl Vfs {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 let Some(vfs) = vfs.upgrade().filter(|vfs| vfs.control.frozen.load(Ordering::Acquire)) else { return };
                 let renewed = *vfs.control.lease.lock().expect("nothing panics while it holds the lease");
-                let age = renewed.map_or(u64::MAX, |at| vfs.store().clock.now().millis().saturating_sub(at.millis()));
-                if u128::from(age) > LEASE.as_millis() {
+                if renewed.is_none_or(|at| at.age(vfs.store().clock.now()) > LEASE) {
                     vfs.freeze_ended();
                 }
             }

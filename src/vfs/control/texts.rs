@@ -39,7 +39,7 @@ const DIFFS_KEPT: usize = 4;
 const READ_ONLY_TEXT: &str = "only ctl, message and the files in labels/ are written";
 
 /// How long a text of this moment is good for the rest of the walk that looked at it.
-const RENDERED: Duration = Duration::from_secs(1);
+pub const RENDERED: Duration = Duration::from_secs(1);
 
 /// Texts of this moment as they were looked at last: what was said of their size is what an open then reads.
 pub(super) type Rendered = Shared<HashMap<(Scope, Text), (Timestamp, Bytes)>>;
@@ -357,7 +357,7 @@ impl Vfs {
         }
         let now = self.store().clock.now();
         let kept = || self.control.rendered.lock().expect("nothing panics while it holds the texts");
-        let is_good = |at: Timestamp| u128::from(now.millis().saturating_sub(at.millis())) < RENDERED.as_millis();
+        let is_good = |at: Timestamp| at.age(now) < RENDERED;
         let found = kept().get(&(scope.clone(), text.clone())).filter(|(at, _)| is_good(*at)).cloned();
         if let Some((_, bytes)) = found {
             return Ok(bytes);
