@@ -48,17 +48,22 @@ use meter::{Meter, Outcome, Request};
 use outage::Outage;
 use share::{Direction, Limits, Turn};
 
+/// What to do about an object that is gone or damaged.
+pub const PUT_BACK: &str = "put it back from a copy of the store; what does not need it can be read";
+
 /// Why a store did not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// No such object.
-    #[error("{key}: not in the store")]
+    #[error("{key}: not in the store ({PUT_BACK})")]
     NotFound {
         /// The object.
         key: ObjectKey,
     },
     /// The store refuses these credentials.
-    #[error("{key}: refused by the store: {why} (check the credentials and their rights)")]
+    #[error(
+        "{key}: refused by the store: {why} (check the credentials and their rights; of a directory its owner, mode and mount)"
+    )]
     Denied {
         /// The object.
         key: ObjectKey,
@@ -82,7 +87,7 @@ pub enum StoreError {
         why: String,
     },
     /// An object that is not what it should be.
-    #[error("{key}: damaged: {why}")]
+    #[error("{key}: damaged: {why} ({PUT_BACK})")]
     Corrupt {
         /// The object.
         key: ObjectKey,
@@ -511,6 +516,9 @@ impl Store {
                 }
                 Ok(Err(Failure::NotFound)) => return Err(StoreError::NotFound { key: key.clone() }),
                 Ok(Err(Failure::Denied(why))) => return Err(StoreError::Denied { key: key.clone(), why }),
+                Ok(Err(Failure::Short)) => {
+                    return Err(StoreError::Corrupt { key: key.clone(), why: FormatError::Truncated });
+                }
                 Ok(Err(Failure::TooLarge(found))) => {
                     let why = FormatError::TooLarge { what: "length", limit: OBJECT_BYTES_MAX, found };
                     return Err(StoreError::Corrupt { key: key.clone(), why });

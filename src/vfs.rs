@@ -28,30 +28,27 @@ mod left;
 mod lineage;
 pub mod namespace;
 pub mod node;
+mod opened;
 pub mod read_log;
 mod remembered;
 pub mod shown;
 pub mod xattrs;
 
-use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::model::chunk::ChunkSize;
 use crate::model::entry::{Attributes, Body, Entry, Region, SET_GROUP_ID, SET_USER_ID};
-use crate::model::id::RepoId;
-use crate::model::name::{FileName, RepoName};
-use crate::snapshot::Snapshot;
-use crate::staging::commit::Committer;
+use crate::model::name::FileName;
 use crate::staging::inode::{FileData, InodeBody, ROOT};
-use crate::staging::tree::{Caller, NodeAttr, SetAttr, StagingError, Tree};
+use crate::staging::tree::{Caller, NodeAttr, SetAttr, StagingError};
 use error::VfsError;
-use known::{Known, Pass};
 pub use namespace::{BaseChoice, Settings, Source, Vfs};
 use node::{Ino, NameNode, Node};
+pub(crate) use opened::{OpenTree, Trees, Views};
 
 /// How long the kernel may rely on an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,7 +218,7 @@ impl Vfs {
                 let set = self.settings().shown.unless_shown(set);
                 Ok(self.staged(slot, self.tree(slot)?.setattr(ino, set).await?))
             }
-            Node::Row { .. } => Err(VfsError::ReadOnly),
+            Node::Row { slot, .. } => Err(self.in_version(slot)),
             Node::Name(NameNode::Text(scope, text)) if (set.permissions, set.uid, set.gid) == (None, None, None) => {
                 self.set_text_attr(&scope, &text, set.size).await
             }
@@ -288,7 +285,7 @@ impl Vfs {
                 let attr = self.tree(slot)?.create(ino, name, permissions, body, caller).await?;
                 Ok(self.staged(slot, attr))
             }
-            Node::Row { .. } => Err(VfsError::ReadOnly),
+            Node::Row { slot, .. } => Err(self.in_version(slot)),
             Node::Name(node) => self.told(name.as_bytes(), self.make_name(&node, name, what, caller).await),
         }
     }
@@ -300,7 +297,7 @@ impl Vfs {
                 self.writable()?;
                 Ok(self.staged(slot, self.tree(slot)?.link(ino, parent, name).await?))
             }
-            (_, Node::Row { .. }) => Err(VfsError::ReadOnly),
+            (_, Node::Row { slot, .. }) => Err(self.in_version(slot)),
             (_, Node::Name(_)) => self.told(name.as_bytes(), Err(VfsError::Misplaced(NO_LINKS))),
             _ => Err(VfsError::OtherTree),
         }
@@ -351,7 +348,7 @@ impl Vfs {
             (Node::Name(a), Node::Name(b)) if a == b && !exchange => {
                 self.told(from.1.as_bytes(), self.rename_name(&a, (from.1, to.1), no_replace, caller).await)
             }
-            (Node::Row { .. }, _) | (_, Node::Row { .. }) => Err(VfsError::ReadOnly),
+            (Node::Row { slot, .. }, _) | (_, Node::Row { slot, .. }) => Err(self.in_version(slot)),
             (Node::Name(a), Node::Name(b)) => {
                 let is_there = self.lookup_name(&b, to.1).await.is_ok();
                 self.told(from.1.as_bytes(), Err(gestures::not_moved(&a, &b, is_there)))
@@ -365,8 +362,14 @@ impl Vfs {
         }
     }
 
-    /// Opens a file.
-    pub async fn open(&self, ino: Ino, for_writing: bool) -> Result<Opened, VfsError> {
+    /// Opens a file. `groups`, asked only when it matters, are the groups that the caller is in besides its own.
+    pub async fn open(
+        &self,
+        ino: Ino,
+        for_writing: bool,
+        caller: Caller,
+        groups: impl FnOnce() -> Vec<u32>,
+    ) -> Result<Opened, VfsError> {
         match self.node(ino)? {
             Node::Staged { slot, ino: inner } => {
                 if !for_writing {
@@ -378,12 +381,16 @@ impl Vfs {
                 let opened = async { Ok(self.writable().map(|()| self.tree(slot))??.open_file(inner).await?) }.await;
                 opened.map(|()| Opened::Staged).inspect_err(|_: &VfsError| self.count_writer(ino, false))
             }
-            Node::Row { .. } if for_writing => Err(VfsError::ReadOnly),
+            Node::Row { slot, .. } if for_writing => Err(self.in_version(slot)),
             Node::Row { .. } => {
                 self.open_immutable(ino);
                 Ok(Opened::Immutable)
             }
             Node::Name(NameNode::Text(scope, text)) => {
+                if text == node::Text::Ctl {
+                    let permitted = self.may_command(&scope, caller, groups).await;
+                    self.told(control::DIRECTORY, permitted)?;
+                }
                 let opened = self.open_text(&scope, &text, for_writing).await;
                 if for_writing { self.told(control::DIRECTORY, opened) } else { opened }
             }
@@ -479,7 +486,7 @@ impl Vfs {
         }
     }
 
-    /// Writes bytes of a staged file.
+    /// Writes bytes of a staged file, or into a text.
     pub async fn write(
         &self,
         ino: Ino,
@@ -494,7 +501,7 @@ impl Vfs {
                 self.forget_killed(ino, kill);
                 Ok(())
             }
-            Node::Row { .. } => Err(VfsError::ReadOnly),
+            Node::Row { slot, .. } => Err(self.in_version(slot)),
             Node::Name(NameNode::Text(scope, text)) => {
                 self.write_text(&scope, &text, (!append).then_some(offset), data, caller).await
             }
@@ -544,7 +551,11 @@ impl Vfs {
 
     /// Makes `range` read as zeros, or only makes sure that there is room for it and the file reaches there.
     pub async fn allocate(&self, ino: Ino, range: Range<u64>, how: Allocate) -> Result<(), VfsError> {
-        let Node::Staged { slot, ino: inner } = self.node(ino)? else { return Err(VfsError::ReadOnly) };
+        let (slot, inner) = match self.node(ino)? {
+            Node::Staged { slot, ino } => (slot, ino),
+            Node::Row { slot, .. } => return Err(self.in_version(slot)),
+            Node::Name(_) => return Err(VfsError::NotSupported("a text has no room of its own")),
+        };
         self.writable()?;
         let tree = self.tree(slot)?;
         // Whether or not there is anything else to do, as on a local file system.
@@ -617,6 +628,14 @@ impl Vfs {
             .map_err(|error| VfsError::Failed(format!("{}: {error}", state.display())))
     }
 
+    /// Why nothing changes in the version at `slot`; `status` says it, too.
+    fn in_version(&self, slot: usize) -> VfsError {
+        let place = self.view_key(slot).map_or_else(|_| "a version".to_owned(), |key| key.place());
+        let refused = VfsError::Version(place);
+        self.note_error(&refused);
+        refused
+    }
+
     fn writable(&self) -> Result<(), VfsError> {
         match () {
             () if self.is_read_only() => Err(VfsError::ReadOnly),
@@ -639,7 +658,7 @@ impl Vfs {
         let (nlink, blocks) = match &entry.body {
             // What is only known to be some is 1, as btrfs has it: nobody takes that for a number of directories.
             Body::Directory { counts, .. } => (if counts.directories == 0 { 2 } else { 1 }, 0),
-            Body::File(file) if file.is_hole() => (entry.nlink, 0),
+            Body::File(file) => (entry.nlink, file.allocated_bytes().div_ceil(512)),
             _ => (entry.nlink, entry.size().div_ceil(512)),
         };
         let attr = NodeAttr {
@@ -657,220 +676,7 @@ impl Vfs {
     }
 }
 
-/// A staging tree that this mount has opened.
-#[derive(Clone)]
-pub(crate) struct OpenTree {
-    pub(crate) repo: node::RepoKey,
-    pub(crate) committer: Arc<Committer>,
-    /// What the kernel knows of it.
-    pub(crate) known: Arc<Known>,
-    pub(crate) following: Arc<follow::Following>,
-}
-
-/// The place of a staging tree, which it keeps while it is closed for a moment.
-struct TreeSlot {
-    repo: node::RepoKey,
-    committer: Option<Arc<Committer>>,
-    known: Arc<Known>,
-    following: Arc<follow::Following>,
-}
-
-impl TreeSlot {
-    /// Lets the tree ask what the kernel knows.
-    fn tell_known(&self, slot: usize) {
-        if let Some(committer) = &self.committer {
-            let known = self.known.clone();
-            committer.tree().set_known(move |ino| known.has(Node::staged_ino(slot, ino)));
-        }
-    }
-}
-
-/// Staging trees that this mount has opened, by slot.
-#[derive(Default)]
-pub(crate) struct Trees {
-    by_slot: Vec<TreeSlot>,
-}
-
-/// Snapshots that this mount shows, by slot; opened when something in them is asked for.
-#[derive(Default)]
-pub(crate) struct Views {
-    by_slot: HashMap<usize, (node::ViewKey, Option<Arc<Snapshot>>)>,
-    slots: HashMap<node::ViewKey, usize>,
-}
-
 impl Vfs {
-    fn tree(&self, slot: usize) -> Result<Arc<Tree>, VfsError> {
-        Ok(self.committer(slot)?.1.tree().clone())
-    }
-
-    /// The committer behind a staging tree's slot, and its repo.
-    pub fn committer(&self, slot: usize) -> Result<(node::RepoKey, Arc<Committer>), VfsError> {
-        self.open_tree_at(slot).map(|open| (open.repo, open.committer))
-    }
-
-    pub(crate) fn open_tree_at(&self, slot: usize) -> Result<OpenTree, VfsError> {
-        let trees = self.trees.lock().expect("nothing panics while it holds the trees");
-        let TreeSlot { repo, committer, known, following } = trees.by_slot.get(slot).ok_or(VfsError::Stale)?;
-        let closed = || VfsError::Busy(format!("{}: the staging tree is closed for a moment (try again)", repo.name));
-        let committer = committer.clone().ok_or_else(closed)?;
-        Ok(OpenTree { repo: repo.clone(), committer, known: known.clone(), following: following.clone() })
-    }
-
-    fn following_at(&self, slot: usize) -> Option<Arc<follow::Following>> {
-        let trees = self.trees.lock().expect("nothing panics while it holds the trees");
-        trees.by_slot.get(slot).map(|open| open.following.clone())
-    }
-
-    /// Takes a tree out of its slot, so that nobody else comes to it.
-    pub(crate) fn take_committer(&self, slot: usize) -> Option<Arc<Committer>> {
-        let mut trees = self.trees.lock().expect("nothing panics while it holds the trees");
-        trees.by_slot.get_mut(slot)?.committer.take()
-    }
-
-    /// Puts a tree into the slot that it has, or that another had before.
-    pub(crate) fn put_committer(&self, slot: usize, committer: Option<Arc<Committer>>) {
-        let mut trees = self.trees.lock().expect("nothing panics while it holds the trees");
-        if let Some(at) = trees.by_slot.get_mut(slot) {
-            at.committer = committer;
-            at.tell_known(slot);
-        }
-    }
-
-    fn known_of(&self, slot: usize) -> Option<Arc<Known>> {
-        let trees = self.trees.lock().expect("nothing panics while it holds the trees");
-        trees.by_slot.get(slot).map(|open| open.known.clone())
-    }
-
-    /// The pass under which an answer with entries of the directory `ino` is worked out. Needed in staging trees only;
-    /// waits while such a tree changes its base.
-    pub async fn enter(&self, ino: Ino) -> Option<Pass> {
-        let Ok(Node::Staged { slot, .. }) = self.node(ino) else { return None };
-        match self.known_of(slot) {
-            Some(known) => Some(known.enter().await),
-            None => None,
-        }
-    }
-
-    /// Counts an entry that the kernel is about to be given.
-    pub fn remember(&self, ino: Ino) {
-        if let Some(known) = self.counted(ino) {
-            known.remember(ino);
-        }
-    }
-
-    /// Takes such counts back.
-    pub fn forget(&self, ino: Ino, lookups: u64) {
-        if let Some(known) = self.counted(ino)
-            && known.forget(ino, lookups)
-            && let Some(Node::Staged { slot, ino }) = Node::structured(ino)
-            && let Ok(tree) = self.tree(slot)
-        {
-            tree.forget_gone(ino);
-        }
-    }
-
-    /// Where entries with this number are counted: nothing outside staging trees is, and no root.
-    fn counted(&self, ino: Ino) -> Option<Arc<Known>> {
-        match Node::structured(ino) {
-            Some(Node::Staged { slot, ino: inner }) if inner != ROOT => self.known_of(slot),
-            _ => None,
-        }
-    }
-
-    /// How many lookups of entries below the root of a staging tree the kernel has not taken back.
-    pub fn known(&self, slot: usize) -> i64 {
-        self.known_of(slot).map_or(0, |known| known.count())
-    }
-
-    /// The snapshot of a view, opened now if it was not.
-    pub(crate) async fn view(&self, slot: usize) -> Result<Arc<Snapshot>, VfsError> {
-        let key = {
-            let views = self.views.lock().expect("nothing panics while it holds the views");
-            match views.by_slot.get(&slot) {
-                Some((_, Some(snapshot))) => return Ok(snapshot.clone()),
-                Some((key, None)) => key.clone(),
-                None => return Err(VfsError::Stale),
-            }
-        };
-        let snapshot = self.open_snapshot(key.repo.id, key.bundle).await?;
-        let mut views = self.views.lock().expect("nothing panics while it holds the views");
-        let (_, opened) = views.by_slot.get_mut(&slot).ok_or(VfsError::Stale)?;
-        Ok(opened.get_or_insert(snapshot).clone())
-    }
-
-    /// What a view shows.
-    pub(crate) fn view_key(&self, slot: usize) -> Result<node::ViewKey, VfsError> {
-        let views = self.views.lock().expect("nothing panics while it holds the views");
-        views.by_slot.get(&slot).map(|(key, _)| key.clone()).ok_or(VfsError::Stale)
-    }
-
-    /// The slot of a view.
-    pub(crate) fn view_slot(&self, key: node::ViewKey) -> usize {
-        let mut views = self.views.lock().expect("nothing panics while it holds the views");
-        if let Some(slot) = views.slots.get(&key) {
-            return *slot;
-        }
-        // The same in every mount, but for two that meet.
-        let free = |slot: &usize| !views.by_slot.contains_key(slot);
-        let slot = key.slots().find(free).expect("there are more slots than memory for views");
-        self.lineage.add_view(slot, key.repo.id, key.bundle);
-        views.by_slot.insert(slot, (key.clone(), None));
-        views.slots.insert(key, slot);
-        slot
-    }
-
-    /// Gives views other numbers at the next look: the kernel takes the inodes of directories that were removed through it for
-    /// removed as long as it knows them, and lists nothing in them. Who is in them keeps those.
-    pub(crate) fn retire_views(&self, is_gone: impl Fn(&node::ViewKey) -> bool) {
-        self.views.lock().expect("nothing panics while it holds the views").slots.retain(|key, _| !is_gone(key));
-    }
-
-    /// The slot of a repo's staging tree, opened now if it was not; busy while another mount has it.
-    pub(crate) async fn try_tree_slot(&self, repo: &node::RepoKey) -> Result<usize, VfsError> {
-        let _opening = self.opening.lock().await;
-        let known = {
-            let trees = self.trees.lock().expect("nothing panics while it holds the trees");
-            let slot = trees.by_slot.iter().position(|open| open.repo.id == repo.id);
-            match slot.filter(|slot| trees.by_slot[*slot].committer.is_some()) {
-                Some(slot) => return Ok(slot),
-                None => slot,
-            }
-        };
-        let chosen = known.and_then(|slot| self.following_at(slot)).and_then(|following| following.chosen());
-        let committer = Some(self.open_tree(repo, None, chosen.as_ref()).await?);
-        if let Some(slot) = known {
-            // It was closed, and what should have opened it again failed.
-            self.put_committer(slot, committer);
-            return Ok(slot);
-        }
-        let mut trees = self.trees.lock().expect("nothing panics while it holds the trees");
-        let (known, following) = (Arc::default(), Arc::default());
-        let slot = trees.by_slot.len();
-        trees.by_slot.push(TreeSlot { repo: repo.clone(), committer, known, following });
-        trees.by_slot[slot].tell_known(slot);
-        Ok(slot)
-    }
-
-    /// All staging trees that this mount has opened.
-    pub fn open_trees(&self) -> Vec<(node::RepoKey, Arc<Committer>)> {
-        let trees = self.trees.lock().expect("nothing panics while it holds the trees");
-        trees.by_slot.iter().filter_map(|open| Some((open.repo.clone(), open.committer.clone()?))).collect()
-    }
-
-    /// Lets the trees have the names that their repos have now.
-    pub(crate) fn name_trees(&self, name_of: impl Fn(RepoId) -> Option<RepoName>) {
-        let mut trees = self.trees.lock().expect("nothing panics while it holds the trees");
-        for TreeSlot { repo, .. } in &mut trees.by_slot {
-            repo.name = name_of(repo.id).unwrap_or_else(|| repo.name.clone());
-        }
-    }
-
-    /// The slots of all staging trees, and whose they are.
-    pub(crate) fn tree_slots(&self) -> Vec<node::RepoKey> {
-        let trees = self.trees.lock().expect("nothing panics while it holds the trees");
-        trees.by_slot.iter().map(|open| open.repo.clone()).collect()
-    }
-
     /// Attributes of a directory of the namespace.
     pub(crate) fn namespace_directory(&self, ino: Ino, mtime: crate::model::clock::Timestamp) -> NodeAttr {
         let ((uid, gid), umask) = (self.shown_owner(), self.settings().shown.umask);

@@ -32,6 +32,7 @@ mod suites {
     mod refusals;
     mod replaced;
     mod scripts;
+    mod staged;
     mod store_faults;
     mod texts;
     mod tidy;

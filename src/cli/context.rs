@@ -198,10 +198,10 @@ async fn create(host: &Host, args: CreateArgs) -> Result<(), Failure> {
         options: args.options.into_iter().collect(),
         file: Default::default(),
     };
+    // Whatever is refused by what was typed is refused before anything is made.
+    check_words(&context)?;
     refuse_taken(host, &context.name)?;
     refuse_network_file_systems(&context)?;
-    // Whatever is refused by what was typed is refused before anything is made.
-    context.check_options()?;
     context.roles.values().chain([&context.store]).try_for_each(|url| backend::make_directory(url))?;
     let places = context.places(&host.environment, &BTreeMap::new())?;
     for place in distinct(&places) {
@@ -227,6 +227,15 @@ async fn create(host: &Host, args: CreateArgs) -> Result<(), Failure> {
     host.places.save_new(&mut context)?;
     output::print_line(&format!("created context {} ({}) at {}", context.name, context.id, context.store));
     Ok(())
+}
+
+/// Refuses URLs and options that no store of this version has.
+fn check_words(context: &Context) -> Result<(), Failure> {
+    let words = || {
+        context.roles.values().chain([&context.store]).try_for_each(|url| backend::check_url(url))?;
+        context.check_options()
+    };
+    words().map_err(|why| Failure::usage(why.to_string()))
 }
 
 /// Whether a place answers; nobody waits long for one that is not there.
@@ -302,6 +311,7 @@ async fn add(host: &Host, url: &str, name: Option<ContextName>, options: Vec<(St
         options: options.into_iter().collect(),
         file: Default::default(),
     };
+    check_words(&context)?;
     refuse_network_file_systems(&context)?;
     let store = host.open(&context, PATIENCE)?;
     let found = find_context(&store, url, picked).await?;
@@ -393,7 +403,7 @@ fn edit(host: &Host, name: &ContextName, options: Vec<(String, String)>) -> Resu
             context.options.insert(option, value);
         }
     }
-    context.check_options()?;
+    check_words(&context)?;
     Ok(host.places.save(&context)?)
 }
 

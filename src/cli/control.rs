@@ -68,6 +68,13 @@ fn unreachable_daemon(path: &Path, why: &io::Error) -> Failure {
             let sentence = format!("{path}: the staging tree is closed for a moment, or another mount has it");
             Failure::new("busy", format!("{sentence} (try again, or use the other mount: mount --bind)"))
         }
+        // Permission denied (EACCES) is the kernel's word for a directory that cannot be opened; this one is the daemon's.
+        _ if sys::is_not_permitted(why) => {
+            let sentence = format!("{path}: not permitted to this user");
+            let remedy =
+                "to commit one may write to the tree's root; to unmount or remount one is who mounted it, or root";
+            Failure::new("denied", format!("{sentence} ({remedy})"))
+        }
         io::ErrorKind::NotConnected => {
             Failure::new("dead", format!("{path}: its daemon has ended (mount it again; nothing staged is lost)"))
         }
@@ -85,7 +92,12 @@ fn unanswered(path: &Path) -> Failure {
 
 /// One question and its answer.
 fn ask<Q: serde::Serialize, A: serde::de::DeserializeOwned>(file: &File, number: u32, question: &Q) -> io::Result<A> {
-    let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "too long (a message has at most 3 KiB here)");
+    let too_long = || {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "too long for a command (at most 3 KiB: write a longer message to .datamon/message, which the next commit takes)",
+        )
+    };
     let mut buffer = job::encode(question).ok_or_else(too_long)?;
     sys::ioctl(file, u64::from(number), &mut buffer)?;
     job::decode(&buffer).ok_or_else(|| io::Error::other("the daemon answered in an unknown tongue"))

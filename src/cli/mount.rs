@@ -303,23 +303,29 @@ fn settings(
         message: options.message.clone(),
         labels: options.labels.clone(),
         fail_if_diverged: options.fail_if_diverged,
-        notices: notices(uid, options),
+        notices: notices(uid, options, context),
         database_memory: DatabaseMemory::new((options.memory / 4) as usize),
         read_log_memory: logs_reads.then_some((options.memory / 32) as usize),
         // What is left beside the databases and reads, and in serve() a quarter for content and 3/32 for ranges.
         pack_memory: (options.memory / 8 * 3) as usize,
         uploads: options.requests.0,
+        keeps: {
+            let options = options.clone();
+            Box::new(move |words| options.keeps(words))
+        },
         faults: Arc::new(faults),
     })
 }
 
 /// What a person is to know of this mount.
-fn notices(uid: u32, options: &MountOptions) -> Vec<String> {
+fn notices(uid: u32, options: &MountOptions, context: &Context) -> Vec<String> {
     let closed =
         "other users, root too, cannot look in (-o allow_other or allow_root, if /etc/fuse.conf has user_allow_other)";
     let plain = "without root the kernel reads ahead as it does by itself: first reads of large files are slower";
     let unverified = "what is read is not verified (verify=off): wrong bytes may pass";
     let is_closed = uid != 0 && options.access == Access::Owner;
     let all = [(is_closed, closed), (uid != 0, plain), (!options.verify, unverified)];
-    all.into_iter().filter(|(holds, _)| *holds).map(|(_, notice)| notice.to_owned()).collect()
+    let all = all.into_iter().filter(|(holds, _)| *holds).map(|(_, notice)| notice.to_owned());
+    let open_file = context.options.get("credentials").filter(|file| sys::is_open_to_others(Path::new(file)));
+    all.chain(open_file.map(|file| format!("credentials={file}: others can read it (chmod 600 {file})"))).collect()
 }

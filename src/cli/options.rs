@@ -297,6 +297,28 @@ impl MountOptions {
         Ok(self)
     }
 
+    /// Refuses the first of these words that a mount with these options does not have: a remount changes flags alone.
+    pub fn keeps(&self, words: &[String]) -> Result<(), String> {
+        let before = self.without_flags();
+        for word in words {
+            let after = before.clone().with(std::slice::from_ref(word))?.without_flags();
+            // One label more is one that was said already.
+            let is_same_label = after.labels.last().is_some_and(|last| before.labels.contains(last));
+            let after = if is_same_label { Self { labels: before.labels.clone(), ..after } } else { after };
+            if after != before {
+                let remedy = "umount it and mount it again";
+                return Err(format!("{word}: a mount has this from its beginning or not at all ({remedy})"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The same with flags that say nothing: those that a remount changes.
+    fn without_flags(&self) -> Self {
+        let (read_only, suid, dev, exec, network) = (true, false, false, true, false);
+        Self { read_only, suid, dev, exec, network, remount: true, ..self.clone() }
+    }
+
     fn switch(&mut self, word: &str) -> Result<(), String> {
         match word {
             "ro" => self.read_only = true,
@@ -432,6 +454,14 @@ fn words(list: &str) -> impl Iterator<Item = &str> {
         is_quoted ^= c == '"';
         c == ',' && !is_quoted
     })
+}
+
+/// Of all `-o` the words that a remount does not change.
+pub fn words_kept(lists: &[String]) -> impl Iterator<Item = &str> {
+    const CHANGED: [&str; 9] = ["ro", "rw", "remount", "suid", "nosuid", "dev", "nodev", "exec", "noexec"];
+    let said_of_the_mount = |word: &str| OF_THE_KERNEL.contains(&word.split('=').next().unwrap_or(word));
+    let all = lists.iter().flat_map(|list| words(list)).filter(|word| !word.is_empty());
+    all.filter(move |word| !CHANGED.contains(word) && !IGNORED.contains(word) && !said_of_the_mount(word))
 }
 
 fn unquoted(value: &str) -> &str {

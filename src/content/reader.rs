@@ -37,7 +37,7 @@ use crate::model::chunk::{ChunkIndex, ChunkLayout, ChunkSize, indices};
 use crate::model::entry::{BlockList, BlockRef, Content, Extent, FileBody, Locator, RecordRef, Region};
 use crate::model::id::{BlockId, ChunkId, PackId};
 use crate::model::limits::EXTENT_BLOCK_CHUNKS;
-use crate::store::{Store, StoreError};
+use crate::store::{PUT_BACK, Store, StoreError};
 
 /// Raw bytes above which a record is verified on a thread of its own: less takes no longer than the way there.
 const INLINE_VERIFY_BYTES_MAX: u32 = 128 << 10;
@@ -58,7 +58,7 @@ static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ContentError {
     /// The object does not hold what it should.
-    #[error("{key}: damaged: {why}")]
+    #[error("{key}: damaged: {why} ({PUT_BACK})")]
     Corrupt {
         /// The object.
         key: ObjectKey,

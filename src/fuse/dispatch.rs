@@ -368,11 +368,11 @@ impl Filesystem for Dispatch {
             Timed::new(Operation::Open).end(&self.vfs, false);
             return reply.opened(IMMUTABLE, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
         }
-        let (vfs, handles) = (self.vfs.clone(), self.handles.clone());
+        let (vfs, handles, by) = (self.vfs.clone(), self.handles.clone(), (caller(request, 0), request.pid()));
         self.answer(
             request,
             Operation::Open,
-            async move { open(&vfs, &handles, ino.0, for_writing, cut).await },
+            async move { open(&vfs, &handles, ino.0, for_writing, cut, by).await },
             reply,
         );
     }
@@ -389,7 +389,7 @@ impl Filesystem for Dispatch {
     ) {
         let name = name_or!(name, reply);
         let (vfs, caller, handles) = (self.vfs.clone(), caller(request, umask), self.handles.clone());
-        let touched = vec![(parent.0, name.clone())];
+        let (touched, tid) = (vec![(parent.0, name.clone())], request.pid());
         let future = async move {
             let pass = vfs.enter(parent.0).await;
             let made = vfs.make(parent.0, &name, (mode & 0o7777) as u16, Make::File, caller).await;
@@ -398,7 +398,7 @@ impl Filesystem for Dispatch {
                 VfsError::Staging(StagingError::Exists) if flags & libc::O_EXCL == 0 => StagingError::LookAgain.into(),
                 error => error,
             })?;
-            let opened = open(&vfs, &handles, value.attr.ino, true, None).await?;
+            let opened = open(&vfs, &handles, value.attr.ino, true, None, (caller, tid)).await?;
             Ok(Created { given: Given { value, pass }, opened })
         };
         self.answer_change(request, Operation::Create, touched, future, reply);
@@ -744,9 +744,10 @@ async fn open(
     ino: u64,
     for_writing: bool,
     cut: Option<SetAttr>,
+    (caller, tid): (Caller, u32),
 ) -> Result<OpenedHandle, VfsError> {
     let mut opened = OpenedHandle { ino, handle: IMMUTABLE, flags: FopenFlags::FOPEN_KEEP_CACHE, is_counted: false };
-    match vfs.open(ino, for_writing).await? {
+    match vfs.open(ino, for_writing, caller, || waiters::groups(tid)).await? {
         Opened::Immutable => {
             opened.flags |= FopenFlags::FOPEN_NOFLUSH;
             opened.is_counted = true;

@@ -206,6 +206,7 @@ fn own_mount(dispatch: Dispatch, config: &MountConfig) -> io::Result<fuser::Sess
 }
 
 fn user_mount(dispatch: Dispatch, config: &MountConfig) -> io::Result<fuser::Session<Dispatch>> {
+    sys::find_fuse()?;
     let mut options = Config::default();
     options.mount_options = vec![
         MountOption::FSName(config.source.clone()),

@@ -6,10 +6,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+
+/// What every FUSE daemon talks through.
+const FUSE_DEVICE: &str = "/dev/fuse";
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -223,6 +226,16 @@ pub fn is_not_supported(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOTTY)
 }
 
+/// Whether it was refused to who asks: not by a file's mode, which is another word (EACCES).
+pub fn is_not_permitted(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EPERM)
+}
+
+/// Whether users who are neither its owner nor in its group may read the file.
+pub fn is_open_to_others(file: &Path) -> bool {
+    std::fs::metadata(file).is_ok_and(|found| found.mode() & 0o004 != 0)
+}
+
 /// Whether anything is open in the mount at `target`, or works in it (umount2(2), MNT_EXPIRE).
 ///
 /// Marks a mount that is not in use as expired; the next look into it takes the mark away.
@@ -279,9 +292,16 @@ pub fn is_kill_pending(signals: u64) -> bool {
 
 /// Opens /dev/fuse; an error names it.
 pub fn open_fuse() -> io::Result<OwnedFd> {
-    const DEVICE: &str = "/dev/fuse";
-    let named = |why: io::Error| io::Error::new(why.kind(), format!("{DEVICE}: {why} (modprobe fuse makes it)"));
-    Ok(File::options().read(true).write(true).open(DEVICE).map_err(named)?.into())
+    Ok(File::options().read(true).write(true).open(FUSE_DEVICE).map_err(of_fuse_device)?.into())
+}
+
+/// Refuses to go on where FUSE is not: of whoever opens the device for us (fusermount3) nobody would be told why.
+pub fn find_fuse() -> io::Result<()> {
+    std::fs::metadata(FUSE_DEVICE).map(drop).map_err(of_fuse_device)
+}
+
+fn of_fuse_device(why: io::Error) -> io::Error {
+    io::Error::new(why.kind(), format!("{FUSE_DEVICE}: {why} (modprobe fuse makes it)"))
 }
 
 /// Takes over the descriptor `fd`, which this process inherited.

@@ -47,8 +47,11 @@ pub enum Verb {
         /// Which of both.
         read_only: bool,
     },
-    /// Nothing, if the mount has POSIX ACLs: a remount cannot turn them on.
-    NeedAcls,
+    /// Nothing, if these mount options hold already: a remount changes flags alone.
+    Keep {
+        /// The options, as `-o` has them.
+        words: Vec<String>,
+    },
 }
 
 /// A job of the daemon.

@@ -9,7 +9,7 @@ use super::tree::{Tree, put_inode};
 use crate::local::db::Batch;
 use crate::local::staged_files::Place;
 use crate::model::clock::Timestamp;
-use crate::model::entry::{Attributes, Body, FileKind, SET_GROUP_ID, SET_USER_ID};
+use crate::model::entry::{Attributes, Body, FileKind, SET_GROUP_ID, SET_USER_ID, UNCOUNTED_BYTES};
 use crate::model::limits::XATTR_BYTES_MAX;
 
 /// The unit of `st_blocks` (inode(7)).
@@ -97,7 +97,10 @@ fn blocks(inode: &Inode) -> u64 {
         (None, None) => 0,
         (None, Some(Place::Log { len, .. })) => file.size.min(len.into()),
         (Some(base), None) if base.is_hole() => 0,
-        _ => file.size,
+        (Some(base), None) if base.size == file.size => base.allocated_bytes(),
+        // What is local may lie in a hole of the base, or have left one.
+        (Some(_), _) => file.size.saturating_sub(UNCOUNTED_BYTES),
+        (None, Some(Place::File(_))) => file.size,
     };
     bytes.max(file.size.min(1)).div_ceil(BLOCK_BYTES)
 }

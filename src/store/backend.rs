@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use object_store::aws::{AmazonS3, AmazonS3ConfigKey};
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
-use object_store::path::Path;
+use object_store::path::Path as ObjectPath;
 use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 use crate::model::clock::Timestamp;
@@ -37,6 +37,8 @@ pub enum Failure {
     Exists,
     /// The object has more bytes than anything that is read whole: so many.
     TooLarge(u64),
+    /// The object ends before the first byte that was asked for.
+    Short,
     /// Asking again will not help.
     Denied(String),
     /// There is no room for it.
@@ -51,6 +53,7 @@ impl fmt::Display for Failure {
             Self::NotFound => f.write_str("not found"),
             Self::Exists => f.write_str("exists"),
             Self::TooLarge(bytes) => write!(f, "has {bytes} bytes"),
+            Self::Short => f.write_str("ends before the bytes that were asked for"),
             Self::Denied(why) | Self::Full(why) | Self::Transient(why) => f.write_str(why),
         }
     }
@@ -64,10 +67,18 @@ impl From<Error> for Failure {
             error if is_of_disk(&error, &[ErrorKind::StorageFull, ErrorKind::QuotaExceeded]) => {
                 Self::Full(said(&chain(&error)))
             }
+            error if is_past_the_end(&error) => Self::Short,
             error if lasting(&error) => Self::Denied(said(&chain(&error))),
             error => Self::Transient(said(&chain(&error))),
         }
     }
+}
+
+/// Whether the part that was asked for begins behind the object's end: status 416 of HTTP, or a store in memory's word for it.
+fn is_past_the_end(error: &Error) -> bool {
+    let text = chain(error);
+    matches!(error, Error::Generic { .. })
+        && ["status code: 416", "but object was only"].iter().any(|said| text.contains(said))
 }
 
 /// Whether asking again would bring the same answer.
@@ -238,23 +249,14 @@ impl Place {
         options: &BTreeMap<String, String>,
         variables: &[(String, String)],
     ) -> Result<Self, StoreError> {
-        let unsupported = |what: String| StoreError::Unsupported { what };
-        let (scheme, rest) = url.split_once("://").ok_or_else(|| {
-            unsupported(format!("{url}: not a store's URL (file:///abs/path or s3://bucket/prefix is expected)"))
-        })?;
-        match scheme {
-            "file" => Self::directory(url, rest),
-            "s3" => s3::open(url, rest, options, variables),
-            "gs" | "az" => {
-                Err(unsupported(format!("{url}: {scheme}:// is not in this version (use file:// or s3://)")))
-            }
-            _ => Err(unsupported(format!("{url}: unknown kind of store {scheme}:// (use file:// or s3://)"))),
+        match read_url(url)? {
+            Address::Directory(dir) => Self::directory(url, dir),
+            Address::Bucket(rest) => s3::open(url, rest, options, variables),
         }
     }
 
-    fn directory(url: &str, path: &str) -> Result<Self, StoreError> {
+    fn directory(url: &str, dir: PathBuf) -> Result<Self, StoreError> {
         let unsupported = |what: String| StoreError::Unsupported { what };
-        let dir = absolute(url, path)?;
         match std::fs::metadata(&dir) {
             Ok(found) if found.is_dir() => {}
             Ok(_) => return Err(unsupported(format!("{url}: not a directory"))),
@@ -281,12 +283,12 @@ impl Place {
         self.wire.asked_to_wait()
     }
 
-    fn path(&self, path: &str) -> Path {
-        Path::from(format!("{}{path}", self.prefix))
+    fn path(&self, path: &str) -> ObjectPath {
+        ObjectPath::from(format!("{}{path}", self.prefix))
     }
 
     /// A name in the store, as we call it.
-    fn relative(&self, path: &Path) -> String {
+    fn relative(&self, path: &ObjectPath) -> String {
         let whole: &str = path.as_ref();
         whole.strip_prefix(&self.prefix).unwrap_or(whole).to_owned()
     }
@@ -374,20 +376,38 @@ impl Place {
     }
 }
 
-/// The directory that a `file://` URL names.
-fn absolute(url: &str, path: &str) -> Result<PathBuf, StoreError> {
-    let dir = PathBuf::from(path);
-    if dir.is_absolute() {
-        return Ok(dir);
-    }
-    Err(StoreError::Unsupported { what: format!("{url}: the path must be absolute, as in file:///srv/datamon") })
+/// What a store's URL says.
+enum Address<'a> {
+    Directory(PathBuf),
+    /// Bucket and prefix.
+    Bucket(&'a str),
+}
+
+fn read_url(url: &str) -> Result<Address<'_>, StoreError> {
+    let what = match url.split_once("://") {
+        Some(("file", path)) if Path::new(path).is_absolute() => return Ok(Address::Directory(path.into())),
+        Some(("s3", rest)) if !rest.is_empty() && !rest.starts_with('/') => return Ok(Address::Bucket(rest)),
+        Some(("s3", _)) => format!("{url}: names no bucket (s3://bucket/prefix is expected)"),
+        Some(("file", _)) => format!("{url}: the path must be absolute, as in file:///srv/datamon"),
+        Some((scheme @ ("gs" | "az"), _)) => {
+            format!("{url}: {scheme}:// is not in this version (use file:// or s3://)")
+        }
+        Some((scheme, _)) => format!("{url}: unknown kind of store {scheme}:// (use file:// or s3://)"),
+        None => format!("{url}: not a store's URL (file:///abs/path or s3://bucket/prefix is expected)"),
+    };
+    Err(StoreError::Unsupported { what })
+}
+
+/// Refuses what is no URL of a store that this version knows; looks at nothing but the words.
+pub fn check_url(url: &str) -> Result<(), StoreError> {
+    read_url(url).map(drop)
 }
 
 /// Makes the directory of a `file://` URL: for who makes a context. Nobody else does, because a directory that is not there
 /// may be that of a disk that is not mounted.
 pub fn make_directory(url: &str) -> Result<(), StoreError> {
-    let Some(path) = url.strip_prefix("file://") else { return Ok(()) };
-    std::fs::create_dir_all(absolute(url, path)?)
+    let Address::Directory(dir) = read_url(url)? else { return Ok(()) };
+    std::fs::create_dir_all(dir)
         .map_err(|why| StoreError::Unsupported { what: format!("{url}: cannot be made: {why}") })
 }
 
@@ -438,6 +458,7 @@ mod tests {
         assert!(matches!(generic("Server returned non-2xx status code: 429 Slow"), Failure::Transient(_)));
         assert!(matches!(generic("Server returned non-2xx status code: 503 Busy"), Failure::Transient(_)));
         assert!(matches!(generic("connection reset"), Failure::Transient(_)));
+        assert!(matches!(generic("Server returned non-2xx status code: 416 Range"), Failure::Short));
         let metadata = generic("performing PUT http://169.254.169.254/latest/api/token: 403");
         assert!(matches!(metadata, Failure::Denied(why) if why.contains("no credentials")));
         assert!(matches!(generic(wire::NO_CREDENTIALS), Failure::Denied(why) if why.contains("AWS_ACCESS_KEY_ID")));

@@ -75,8 +75,8 @@ impl Outcome {
             Ok(Err(Failure::NotFound)) => Self::Missing,
             Ok(Err(Failure::Exists)) => Self::Exists,
             Ok(Err(Failure::Denied(_) | Failure::Full(_))) => Self::Denied,
-            // One that is too large answered, and no answer would be another.
-            Ok(Err(Failure::TooLarge(_))) => Self::Denied,
+            // One that is too large, or too short, answered, and no answer would be another.
+            Ok(Err(Failure::TooLarge(_) | Failure::Short)) => Self::Denied,
             Ok(Err(Failure::Transient(_))) => Self::Failed,
             Err(_) => Self::Silent,
         }

@@ -49,7 +49,7 @@ pub enum RefsError {
         label: LabelName,
     },
     /// Somebody is writing a bundle that follows it.
-    #[error("{bundle}: {who} has staged changes that are based on it (let them commit or discard)")]
+    #[error("{bundle}: {who} has staged changes that are based on it, or copied from it (let them commit or discard)")]
     Base {
         /// The bundle.
         bundle: BundleId,

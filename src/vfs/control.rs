@@ -22,7 +22,7 @@ pub use texts::RENDERED;
 
 use super::error::VfsError;
 use super::namespace::{BaseChoice, LATEST_FOLLOWS};
-use super::node::{Ino, Node, RepoKey, Through};
+use super::node::{Ino, Node, RepoKey, Scope, Through};
 use super::{Shared, Vfs};
 use crate::model::acl::{AclKind, Perm};
 use crate::model::clock::Timestamp;
@@ -48,6 +48,8 @@ const COMMIT_ERROR: &str = "commit of ";
 const SHOW_LIMIT: Duration = Duration::from_secs(2);
 /// What `ctl` understands.
 const COMMANDS: &str = "unknown command (commit, discard, undiscard, base LABEL|BUNDLE, restore BUNDLE)";
+/// Who may use it.
+const NOT_YOURS: &str = "ctl is for who may write to the staging tree's root, or mounted it";
 const NOT_YET: &str = "pin, drop and prefetch are not in this version";
 
 /// What is asked of a commit beside what the mount was told.
@@ -196,8 +198,6 @@ impl Vfs {
         caller: Caller,
     ) -> Result<(), VfsError> {
         let key = self.view_key(slot)?;
-        // The kernel asks whether the version's root may be written to; what counts is `labels/`, which is the mounter's.
-        let is_owner = caller.uid == 0 || caller.uid == self.shown_owner().0;
         let label = match key.through {
             Through::Label(label) => label,
             Through::Latest => return Err(VfsError::Misplaced(LATEST_FOLLOWS)),
@@ -205,7 +205,8 @@ impl Vfs {
                 return Err(VfsError::Misplaced("a bundle's own (set it on labels/NAME to move that)"));
             }
         };
-        if !is_owner {
+        // The kernel asks whether the version's root may be written to; what counts is `labels/`, which is the mounter's.
+        if !self.is_mounter(caller) {
             return Err(VfsError::NotPermitted);
         }
         self.writable()?;
@@ -226,6 +227,25 @@ impl Vfs {
 
     // ---- commits -----------------------------------------------------------------------------------------------------
 
+    /// Whether the caller is root, or who mounted this.
+    fn is_mounter(&self, caller: Caller) -> bool {
+        caller.uid == 0 || caller.uid == self.shown_owner().0
+    }
+
+    /// Refuses `ctl` to who may do nothing there: what is done to the staging tree may be done by whoever may write to its root,
+    /// as with `sync PATH`.
+    pub(super) async fn may_command(
+        &self,
+        scope: &Scope,
+        caller: Caller,
+        groups: impl FnOnce() -> Vec<u32>,
+    ) -> Result<(), VfsError> {
+        let Some(repo) = scope.repo().filter(|_| !self.is_mounter(caller)) else { return Ok(()) };
+        let root = Node::staged_ino(self.tree_slot(repo).await?, ROOT);
+        let permitted = self.may_write(root, caller, groups).await;
+        if permitted { Ok(()) } else { Err(VfsError::NotYours(NOT_YOURS)) }
+    }
+
     /// One command, as it is written into `ctl`.
     async fn command(&self, repo: &RepoKey, text: &[u8], caller: Caller) -> Result<(), VfsError> {
         let text = std::str::from_utf8(text).map(str::trim).unwrap_or_default();
@@ -236,6 +256,9 @@ impl Vfs {
             ("commit", "") => {
                 let slot = self.tree_slot(repo).await?;
                 self.commit_slot(slot, Asked::default(), caller).await.map(drop)
+            }
+            ("restore", _) if !self.is_mounter(caller) => {
+                Err(VfsError::NotYours("restore is for who mounted it, as rmdir is"))
             }
             ("restore", bundle) if !bundle.is_empty() => {
                 let bundle = bundle.parse().map_err(|_| VfsError::Invalid("restore: a bundle's id is expected"))?;

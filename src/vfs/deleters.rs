@@ -55,7 +55,7 @@ impl Vfs {
     pub(super) fn refused_below(&self, slot: usize) -> VfsError {
         let now = self.store().clock.now();
         self.deleters().refused.lock().expect("nothing panics while it holds the refusals").insert(slot, now);
-        VfsError::ReadOnly
+        self.in_version(slot)
     }
 
     /// Notes that the thread `tid` opens a directory. Threads of another namespace have no number here.

@@ -26,15 +26,24 @@ pub enum VfsError {
     /// What was asked for by name is not there; says which.
     #[error("{0}")]
     Missing(String),
-    /// Snapshots do not change, and neither does a read-only mount.
-    #[error("read-only")]
+    /// Nothing can be changed through this mount.
+    #[error("the mount is read-only (mount it rw to change what is in it)")]
     ReadOnly,
+    /// What was to change lies in this version.
+    #[error("{0}: a version never changes (copy what is to be another into REPO/staging)")]
+    Version(String),
+    /// What was to move is a label or a bundle, or lies where only those are.
+    #[error("{0}")]
+    Fixed(&'static str),
     /// Not here.
     #[error("not permitted here")]
     NotPermitted,
     /// Not here, and this is where.
     #[error("{0}")]
     Misplaced(&'static str),
+    /// Not by this user.
+    #[error("{0}")]
+    NotYours(&'static str),
     /// A directory was expected.
     #[error("not a directory")]
     NotDirectory,
@@ -124,7 +133,7 @@ impl VfsError {
                 EBUSY => "busy",
                 ETIMEDOUT => "unavailable",
                 ENOENT => "not_found",
-                EPERM | EROFS => "denied",
+                EACCES | EPERM | EROFS => "denied",
                 ESTALE | EEXIST => "conflict",
                 _ => "failed",
             },
@@ -135,8 +144,9 @@ impl VfsError {
     pub fn errno(&self) -> i32 {
         match self {
             Self::NotFound | Self::Missing(_) => ENOENT,
-            Self::ReadOnly => EROFS,
+            Self::ReadOnly | Self::Version(_) | Self::Fixed(_) => EROFS,
             Self::NotPermitted | Self::Misplaced(_) => EPERM,
+            Self::NotYours(_) => EACCES,
             Self::NotDirectory => ENOTDIR,
             Self::IsDirectory => EISDIR,
             Self::OtherTree => EXDEV,

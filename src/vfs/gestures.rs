@@ -23,6 +23,10 @@ const BY_COMMITS: &str = "bundles are made by commits (sync REPO/staging)";
 /// Why nothing is moved into `.datamon`, or out of it.
 const WRITTEN_ONLY: &str = "what lies in .datamon is written into, not moved there or away";
 
+/// Why a label or a bundle is not moved elsewhere, and nothing is moved onto one.
+const NOT_MOVED: &str = "labels and bundles are not moved to other directories, and not replaced (mv renames a label within \
+    labels/; to move it to another bundle write that to .datamon/labels/NAME)";
+
 impl Vfs {
     /// Makes a repo, or a label: a directory names the newest bundle, a symlink the one that it leads to, a file of
     /// `.datamon/labels` the one that is written into it.
@@ -157,6 +161,12 @@ impl Vfs {
 
     /// Refuses to remove a repo into which somebody on this host has staged something: no gesture would lead there any more.
     async fn refuse_staged(&self, repo: &RepoKey) -> Result<(), VfsError> {
+        for (stage, dir) in self.other_stages(repo.id) {
+            if self.has_left(dir).await? {
+                let remedy = format!("commit or discard that first, in a mount with -o stage={stage}");
+                return Err(VfsError::Busy(format!("{}: something is staged in it ({remedy})", repo.name)));
+            }
+        }
         let Some(slot) = self.changed_tree_slot(repo).await? else { return Ok(()) };
         let (_, committer) = self.committer(slot)?;
         if !committer.tree().is_dirty() {
@@ -300,7 +310,7 @@ pub(super) fn not_moved(from: &NameNode, to: &NameNode, is_there: bool) -> VfsEr
 /// The same of what is moved out of the namespace, into a staging tree.
 pub(super) fn not_moved_out(from: &NameNode) -> VfsError {
     match from {
-        NameNode::Labels(_) | NameNode::Bundles(_) => VfsError::ReadOnly,
+        NameNode::Labels(_) | NameNode::Bundles(_) => VfsError::Fixed(NOT_MOVED),
         NameNode::Control(..) => VfsError::Misplaced(WRITTEN_ONLY),
         _ => VfsError::OtherTree,
     }
@@ -309,7 +319,7 @@ pub(super) fn not_moved_out(from: &NameNode) -> VfsError {
 /// The same of what is moved into it. `is_there`: onto something.
 pub(super) fn not_moved_in(to: &NameNode, is_there: bool) -> VfsError {
     match to {
-        NameNode::Labels(_) | NameNode::Bundles(_) | NameNode::Times(_) if is_there => VfsError::ReadOnly,
+        NameNode::Labels(_) | NameNode::Bundles(_) | NameNode::Times(_) if is_there => VfsError::Fixed(NOT_MOVED),
         NameNode::Labels(_) => VfsError::Misplaced(LABEL_BY_LINK),
         NameNode::Control(..) => VfsError::Misplaced(WRITTEN_ONLY),
         NameNode::Bundles(_) => VfsError::Misplaced(BY_COMMITS),

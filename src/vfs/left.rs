@@ -86,6 +86,29 @@ impl Vfs {
             let becomes = self.what_becomes();
             sentences.push(format!("{}: changes of an earlier mount are staged ({becomes})", repo.name));
         }
+        sentences.extend(self.left_in_other_stages().await);
+        sentences
+    }
+
+    /// The same of what was left under other names (`stage=`), which this mount neither shows nor commits: told when it begins.
+    async fn left_in_other_stages(&self) -> Vec<String> {
+        let only = match self.root() {
+            Node::Name(NameNode::Context) => None,
+            Node::Name(NameNode::Repo(repo)) => Some(repo.id),
+            Node::Staged { slot, .. } => self.committer(*slot).ok().map(|(repo, _)| repo.id),
+            _ => return Vec::new(),
+        };
+        let repos = self.catalog().await.map(|catalog| catalog.repos.clone()).unwrap_or_default();
+        let mut sentences = Vec::new();
+        for (name, entry) in repos.iter().filter(|(_, entry)| only.is_none_or(|only| only == entry.id)) {
+            for (stage, dir) in self.other_stages(entry.id) {
+                // One that another mount has, or that cannot be looked at, is told by a mount of it.
+                if self.has_left(dir).await.unwrap_or(false) {
+                    let remedy = format!("mount it with -o stage={stage} to see or commit them");
+                    sentences.push(format!("{name}: changes are staged under stage={stage} ({remedy})"));
+                }
+            }
+        }
         sentences
     }
 

@@ -28,11 +28,9 @@ use crate::model::entry::FileKind;
 use crate::model::id::{BundleId, RepoId};
 use crate::model::metrics::Operations;
 use crate::model::name::{FileName, LATEST, LabelName, RepoName, StageName};
-use crate::snapshot::{RangeCache, RowId, Snapshot, SnapshotError};
-use crate::staging::commit::Committer;
+use crate::snapshot::{RangeCache, RowId};
 use crate::staging::inode::ROOT;
-use crate::staging::tree::NodeAttr;
-use crate::staging::tree::{StagingError, Tree, TreeConfig, TreeLock};
+use crate::staging::tree::{NodeAttr, StagingError};
 use crate::store::{Store, catalog, refs};
 
 /// What a mount shows: a path in the namespace.
@@ -153,9 +151,14 @@ pub struct Settings {
     pub uploads: usize,
     /// Bytes that reads may take before they are logged in the store; `None`: they are not logged.
     pub read_log_memory: Option<usize>,
+    /// Says which of these options the mount does not have: it was made without, and a remount does not bring it.
+    pub keeps: Keeps,
     /// Places to stop at, for tests.
     pub faults: Arc<Faults>,
 }
+
+/// See [`Settings::keeps`].
+pub type Keeps = Box<dyn Fn(&[String]) -> Result<(), String> + Send + Sync>;
 
 /// Names of the namespace and their numbers; only names that exist are added.
 struct Names {
@@ -178,8 +181,8 @@ pub type FlushMapped = Arc<dyn Fn(Vec<Ino>) + Send + Sync>;
 /// The file system of one mount. See the module above.
 pub struct Vfs {
     store: Arc<Store>,
-    reader: Arc<ContentReader>,
-    ranges: RangeCache,
+    pub(super) reader: Arc<ContentReader>,
+    pub(super) ranges: RangeCache,
     settings: Settings,
     root: std::sync::OnceLock<Node>,
     read_only: AtomicBool,
@@ -381,7 +384,7 @@ impl Vfs {
         ino
     }
 
-    // ---- repos, trees ----------------------------------------------------------------------------------------------
+    // ---- repos -----------------------------------------------------------------------------------------------------
 
     pub(super) async fn repo(&self, name: &RepoName) -> Result<RepoKey, VfsError> {
         let known = self.catalog().await?.repos.get(name).copied().ok_or(VfsError::NotFound)?;
@@ -397,116 +400,11 @@ impl Vfs {
         Ok(RepoKey { name: name.clone(), id: entry.id })
     }
 
-    /// Loads a bundle.
-    pub(super) async fn open_snapshot(&self, repo: RepoId, bundle: BundleId) -> Result<Arc<Snapshot>, VfsError> {
-        Ok(Snapshot::open(self.reader.clone(), self.ranges.clone(), repo, bundle).await?)
-    }
-
-    /// The bundle that a choice means now.
-    pub(super) async fn base_of(&self, repo: &RepoKey, choice: &BaseChoice) -> Result<Option<BundleId>, VfsError> {
-        match choice {
-            BaseChoice::Latest => Ok(self.refs(repo.id).await?.latest),
-            BaseChoice::Nothing => Ok(None),
-            BaseChoice::Named(name) => {
-                let found = refs::resolve(&self.refs(repo.id).await?, name);
-                let bundle = found.ok_or_else(|| no_label(repo, name))?;
-                self.refuse_removed(repo, bundle).await?;
-                Ok(Some(bundle))
-            }
-        }
-    }
-
-    /// Refuses what begins with a bundle that was taken out of sight.
-    async fn refuse_removed(&self, repo: &RepoKey, bundle: BundleId) -> Result<(), VfsError> {
-        let record = self.refs(repo.id).await?;
-        if !record.trashed.contains(&bundle) && !record.purging.contains(&bundle) {
-            return Ok(());
-        }
-        let remedy = "echo 'restore ID' > REPO/.datamon/ctl brings it back";
-        Err(VfsError::Missing(format!("{}: the bundle {bundle} was removed ({remedy})", repo.name)))
-    }
-
-    /// The state directory of a repo's staging tree.
-    pub(super) fn tree_dir(&self, repo: &RepoKey) -> PathBuf {
-        let context = self.store.context().to_string();
-        self.settings.state.join(context).join(repo.id.to_string()).join(self.settings.stage.as_str())
-    }
-
-    /// The state directories of this mount's stage, whosever they are.
-    pub(super) fn tree_dirs(&self) -> Vec<(RepoId, PathBuf)> {
-        let repos = self.settings.state.join(self.store.context().to_string());
-        let entries = std::fs::read_dir(repos).into_iter().flatten().flatten();
-        let dirs = entries.filter_map(|entry| {
-            let id = entry.file_name().to_str()?.parse().ok()?;
-            Some((id, entry.path().join(self.settings.stage.as_str())))
-        });
-        dirs.filter(|(_, dir)| dir.is_dir()).collect()
-    }
-
     /// The repo with this id, while it is there.
     pub(super) async fn repo_with(&self, id: RepoId) -> Result<Option<RepoKey>, VfsError> {
         let catalog = self.catalog().await?;
         let found = catalog.repos.iter().find(|(_, entry)| entry.id == id);
         Ok(found.map(|(name, _)| RepoKey { name: name.clone(), id }))
-    }
-
-    /// Opens a repo's staging tree: one with changes on its own base, a clean one on what was asked for.
-    /// Who has its lock already brings it; `chosen` stands before the mount's option.
-    pub(super) async fn open_tree(
-        &self,
-        repo: &RepoKey,
-        lock: Option<TreeLock>,
-        chosen: Option<&BaseChoice>,
-    ) -> Result<Arc<Committer>, VfsError> {
-        let dir = self.tree_dir(repo);
-        let lock = lock.map_or_else(|| TreeLock::take(&dir), Ok)?;
-        // Opening a database reads its log, and waits for whoever lets go of it: not on a thread that answers.
-        let ended = |_| VfsError::Failed("opening the staging tree".to_owned());
-        let memory = self.settings.database_memory.clone();
-        let looked = tokio::task::spawn_blocking(move || lock.dirty_base(&memory).map(|base| (lock, base)));
-        let (lock, dirty_base) = looked.await.map_err(ended)??;
-        let is_dirty = dirty_base.is_some();
-        let base = match dirty_base {
-            Some(base) => {
-                base.map(|id| id.parse().map_err(|_| VfsError::Failed("the tree's base".to_owned()))).transpose()?
-            }
-            None => self.base_of(repo, chosen.unwrap_or(&self.settings.base)).await?,
-        };
-        let snapshot = match base {
-            Some(bundle) => match self.open_snapshot(repo.id, bundle).await {
-                Err(VfsError::Snapshot(SnapshotError::NoBundle(_))) if is_dirty => {
-                    return Err(VfsError::Failed(no_base(repo, bundle)));
-                }
-                opened => Some(opened?),
-            },
-            None => None,
-        };
-        let catalog = self.catalog().await?;
-        let entry = catalog.repos.values().find(|entry| entry.id == repo.id).ok_or(VfsError::NotFound)?;
-        let config = TreeConfig {
-            dir,
-            chunk: entry.chunk_size,
-            owner: self.settings.owner,
-            acl: self.settings.acl,
-            reader: self.reader.clone(),
-            memory: self.settings.database_memory.clone(),
-            clock: self.store.clock.clone(),
-            entropy: self.store.entropy.clone(),
-        };
-        let tree = tokio::task::spawn_blocking(move || Tree::open(config, snapshot, lock)).await.map_err(ended)??;
-        let committer = Committer::open(
-            tree,
-            self.store.clone(),
-            self.reader.clone(),
-            self.ranges.clone(),
-            repo.id,
-            self.settings.identity.of_the_mount().await,
-            self.settings.faults.clone(),
-        );
-        let committer = committer.await?;
-        committer.set_pack_bounds(self.settings.pack_memory, self.settings.uploads);
-        committer.upload_in_background()?;
-        Ok(committer)
     }
 
     /// The view that a label leads to now.
@@ -623,6 +521,9 @@ impl Vfs {
                 Ok(self.label_link(repo, label, target))
             }
             NameNode::Control(..) => Ok(self.directory(node.clone(), Ttl::None)),
+            // It looks the same for as long as the mount lives. umount(8) asks the kernel for it before it asks us, and is not to
+            // wait for a daemon that is stopped.
+            _ if matches!(self.root(), Node::Name(root) if root == node) => Ok(self.directory(node.clone(), Ttl::Long)),
             _ => Ok(self.directory(node.clone(), Ttl::Short)),
         }
     }
@@ -712,12 +613,6 @@ impl Vfs {
         let bundles = slots.filter_map(|(key, _)| key.name().parse().ok());
         Ok(bundles.filter(|bundle| !record.trashed.contains(bundle) && !record.purging.contains(bundle)).collect())
     }
-}
-
-/// Why a tree with changes cannot be opened: nobody else's bytes are shown below them.
-fn no_base(repo: &RepoKey, bundle: BundleId) -> String {
-    let what = "what is staged is based on it, and the store does not have it";
-    format!("{}: {bundle}: {what} (bring the store's objects back; nothing staged is lost)", repo.name)
 }
 
 pub(super) fn no_label(repo: &RepoKey, name: &str) -> VfsError {

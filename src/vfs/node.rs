@@ -76,6 +76,12 @@ impl ViewKey {
         (0..VIEWS_MAX).map(move |n| (first + n) % VIEWS_MAX)
     }
 
+    /// Its path in the context.
+    pub fn place(&self) -> String {
+        let place = format!("{}/{}", self.repo.name, self.through);
+        if self.through == Through::Bundle { format!("{place}/{}", self.bundle) } else { place }
+    }
+
     /// Whether `name` is the last word of the way to it.
     pub fn is_named(&self, name: &str) -> bool {
         match &self.through {

@@ -199,7 +199,7 @@ impl Vfs {
                 self.writable()?;
                 Ok((self.tree(slot)?, ino))
             }
-            Node::Row { .. } => Err(VfsError::ReadOnly),
+            Node::Row { slot, .. } => Err(self.in_version(slot)),
             Node::Name(_) => misplaced("files of a staging tree have xattrs, repos and labels have not"),
         }
     }

@@ -494,6 +494,10 @@ fn judge(world: &World, dir: &Path, row: &Row, memory: &AtomicU64) -> Verdict {
     if said.contains("panicked") {
         looked.wrong.push("the daemon panicked".to_owned());
     }
+    // Damage is not to be looked for in one's own rights.
+    if said.contains("check the credentials") {
+        looked.wrong.push(format!("damage is told as a refusal: {said}"));
+    }
     let checked = within(SOON, &mut host.datamon(["context", "check", "prod"]));
     if text(&checked).contains("panicked") || checked.status.code().is_none() {
         looked.wrong.push(format!("context check: {}", text(&checked)));

@@ -287,6 +287,26 @@ fn a_member_of_the_trees_group_commits_by_sync_and_a_stranger_does_not() {
     };
     assert_eq!(by("4000,7"), 1, "a stranger's sync is no commit");
     assert_eq!(by("4000,4242"), 2);
+    // The same of what `ctl` does to the tree; labels and bundles are the mounter's.
+    let bundle = names(&mnt.join("census/bundles")).remove(0);
+    let tells = |groups: &str, command: &str| {
+        let line = format!("echo '{command}' > census/.datamon/ctl");
+        let user = ["--reuid", "4000", "--regid", "4000", "--groups", groups, "sh", "-c", &line];
+        text(&Command::new("setpriv").args(user).current_dir(&mnt).env("LC_ALL", "C").output().unwrap())
+    };
+    for command in ["commit", "discard", "undiscard", "base none", "sing", &format!("restore {bundle}")] {
+        assert!(tells("4000,7", command).contains("Permission denied"), "{command}");
+    }
+    let status = || fs::read_to_string(mnt.join("census/.datamon/status")).unwrap();
+    assert!(status().contains("ctl is for who may write to the staging tree's root, or mounted it"), "{}", status());
+    fs::write(staging.join("more"), "more").unwrap();
+    assert_eq!(tells("4000,4242", "commit"), "");
+    assert_eq!(names(&mnt.join("census/bundles")).len(), 3);
+    fs::write(staging.join("unwanted"), "").unwrap();
+    assert_eq!(tells("4000,4242", "discard"), "");
+    assert!(!staging.join("unwanted").exists());
+    assert_ne!(tells("4000,4242", &format!("restore {bundle}")), "");
+    assert!(status().contains("restore is for who mounted it"), "{}", status());
     one.umount(&mnt);
 }
 

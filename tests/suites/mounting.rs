@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use super::harness::{Host, Place, SOON, inside, names, run, scratch, target_dir, text, within};
 
@@ -108,6 +109,29 @@ fn an_ordinary_user_mounts_commits_and_unmounts() {
 }
 
 #[test]
+fn without_fuse_a_user_is_told_of_the_device_that_is_not_there() {
+    if !inside("mounting::without_fuse_a_user_is_told_of_the_device_that_is_not_there") {
+        return;
+    }
+    let dir = scratch();
+    let user = User::new(dir.path());
+    let mnt = user.at("mnt");
+    user.does("mkdir", &[&mnt]);
+    user.datamon(&["context", "create", "mine", "--store", &format!("file://{}", user.at("store"))]);
+    // A /dev with nothing but what a shell needs.
+    let devices = dir.path().join("bare");
+    fs::create_dir(&devices).unwrap();
+    run(Command::new("mount").args(["-t", "tmpfs", "-o", "dev", "none"]).arg(&devices));
+    for (name, minor) in [("null", "3"), ("urandom", "9")] {
+        run(Command::new("mknod").args(["-m", "666"]).arg(devices.join(name)).args(["c", "1", minor]));
+    }
+    run(Command::new("mount").arg("--bind").arg(&devices).arg("/dev"));
+    let said = user.does("sh", &["-c", "\"$0\" mount mine \"$1\" 2>&1 || true", user.program.to_str().unwrap(), &mnt]);
+    assert!(said.contains("/dev/fuse: No such file or directory (modprobe fuse makes it)"), "{said}");
+    assert_eq!(mounts_at(Path::new(&mnt)), 0);
+}
+
+#[test]
 fn an_ordinary_user_unmounts_a_context_and_a_version() {
     if !inside("mounting::an_ordinary_user_unmounts_a_context_and_a_version") {
         return;
@@ -203,6 +227,32 @@ fn bundles(host: &Host) -> usize {
     let count = names(&mnt.join("census/bundles")).len();
     host.umount(&mnt);
     count
+}
+
+#[test]
+fn umount_8_of_a_stopped_daemon_ends_and_says_where_the_mount_can_be_ended() {
+    if !inside("mounting::umount_8_of_a_stopped_daemon_ends_and_says_where_the_mount_can_be_ended") {
+        return;
+    }
+    let dir = scratch();
+    let (_place, host, mnt) = installed_host(dir.path());
+    for source in ["prod", "prod/census"] {
+        assert_eq!(answer(&host, "mount", &["-t", "datamon", source], &mnt), (0, String::new()));
+        fs::metadata(&mnt).unwrap();
+        // Longer than the kernel relies on what may change.
+        std::thread::sleep(Duration::from_millis(2_500));
+        let signal = |name: &str| {
+            for pid in host.daemons(&mnt) {
+                run(Command::new("kill").args(["-s", name, &pid.to_string()]));
+            }
+        };
+        signal("STOP");
+        let (code, said) = answer(&host, "umount", &[], &mnt);
+        signal("CONT");
+        assert_eq!(code, 32, "{source}: {said}");
+        assert!(said.contains("gives no answer within 10 s") && said.contains("/sys/fs/fuse/connections/"), "{said}");
+        assert_eq!(answer(&host, "umount", &[], &mnt), (0, String::new()), "{source}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::harness::{Host, host_with_repo, inside, run, scratch, text, until};
+use super::harness::{Host, Place, host_with_repo, inside, run, scratch, text, until};
 use super::mounting::{User, answer, installed_host, mounts_at};
 use super::trees::noise;
 
@@ -461,6 +461,33 @@ fn verify_off_lets_wrong_bytes_pass_and_is_for_ro_only() {
     host.umount(&mnt);
 }
 
+#[test]
+fn credentials_that_others_can_read_are_told() {
+    if !inside("options::credentials_that_others_can_read_are_told") {
+        return;
+    }
+    let dir = scratch();
+    let place = Place::s3(&dir.path().join("store"));
+    place.host(&dir.path().join("one"), "create");
+    let keys = dir.path().join("keys");
+    fs::write(&keys, "[default]\naws_access_key_id = test\naws_secret_access_key = test\n").unwrap();
+    // The same context, on a host that has no keys in its environment.
+    let host = Host::new(&dir.path().join("two"));
+    let mut add = host.datamon(["context", "add", &place.url]);
+    for option in place.options.iter().chain([&format!("credentials={}", keys.display())]) {
+        add.args(["--option", option]);
+    }
+    run(&mut add);
+    for (mode, is_told) in [("644", true), ("600", false)] {
+        run(Command::new("chmod").arg(mode).arg(&keys));
+        let mnt = host.mount("prod", "ro");
+        let status = fs::read_to_string(mnt.join(".datamon/status")).unwrap();
+        let notice = format!("notice: credentials={}: others can read it (chmod 600 ", keys.display());
+        assert_eq!(status.contains(&notice), is_told, "{mode}: {status}");
+        host.umount(&mnt);
+    }
+}
+
 /// What a server says to a request.
 fn ask(port: u16, request: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -602,11 +629,27 @@ fn a_mount_is_remounted_read_only_and_writable_again() {
     assert_eq!(options(&mnt), before.replacen("nodev", "nodev,noexec", 1));
     assert_eq!(answer(&host, "mount", &["-o", "remount,exec"], &mnt), (0, String::new()));
     assert_eq!(options(&mnt), before);
+    // What holds already may be said again, as mount(8) does of fstab; what does not is not believed to be changed.
+    for words in ["remount,base=latest,refresh=1s,commit=umount,allow_other", "remount,_netdev,nofail,x-a=b"] {
+        assert_eq!(answer(&host, "mount", &["-o", words], &mnt), (0, String::new()), "{words}");
+    }
+    for word in ["base=none", "label=v1", "commit=manual", "stage=second", "refresh=2s", "uid=5", "sync", "allow_root"]
+    {
+        let (code, said) = answer(&host, "mount", &["-o", &format!("remount,ro,{word}")], &mnt);
+        let why = format!("{word}: a mount has this from its beginning or not at all (umount it and mount it again)");
+        assert!(code == 32 && said.contains(&why), "{word}: {code}: {said}");
+        assert_eq!(options(&mnt), before, "{word}: nothing was changed");
+    }
     fs::write(bind.join("b"), "b").unwrap();
     run(Command::new("umount").arg("-i").arg(&bind));
     assert_eq!(answer(&host, "umount", &[], &mnt).0, 0);
 
     // One that began read-only, and one that stays so.
+    let words = "ro,label=a,label=b,message=\"x,y\",verify=off";
+    assert_eq!(answer(&host, "mount", &["-t", "datamon", "-o", words, "prod/census"], &mnt), (0, String::new()));
+    let (code, said) = answer(&host, "mount", &["-o", &format!("remount,{words}")], &mnt);
+    assert_eq!((code, said), (0, String::new()), "its own words");
+    assert_eq!(answer(&host, "umount", &[], &mnt), (0, String::new()));
     assert_eq!(answer(&host, "mount", &["-t", "datamon", "-o", "ro", "prod/census"], &mnt), (0, String::new()));
     assert_eq!(fs::write(staging.join("c"), "c").unwrap_err().raw_os_error(), EROFS);
     assert_eq!(answer(&host, "mount", &["-o", "remount,rw"], &mnt), (0, String::new()));

@@ -2,7 +2,7 @@
 //! system does at the edges. The short form; `make fstests` runs the long one (tests/fstests/README.md).
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -257,6 +257,20 @@ fn holes_of_a_version_are_found_by_chunk_and_df_shows_its_own_bytes() {
     let version = context.join("census/labels/latest");
     assert_eq!(regions(&version.join("sparse")), "3-4 7-8 20480");
     assert_eq!(regions(&version.join("hole")), "0");
+    // Programs that compare blocks with the length look for holes, and copy them as such.
+    for from in [&version, &staging] {
+        let from = from.join("sparse");
+        let blocks = fs::metadata(&from).unwrap().blocks();
+        assert!((1..20480).contains(&blocks), "{}: {blocks}", from.display());
+        let (copy, archive) = (dir.path().join("copy"), dir.path().join("archive"));
+        run(Command::new("cp").arg("-a").arg(&from).arg(&copy));
+        let copied = fs::metadata(&copy).unwrap();
+        assert_eq!(fs::read(&copy).unwrap(), fs::read(&from).unwrap());
+        assert!(copied.blocks() * 512 < 3 << 20, "{}: {} blocks", from.display(), copied.blocks());
+        run(Command::new("tar").arg("-cSf").arg(&archive).arg("-C").arg(from.parent().unwrap()).arg("sparse"));
+        assert!(fs::metadata(&archive).unwrap().len() < 3 << 20);
+        fs::remove_file(&copy).unwrap();
+    }
     // The next change is local, the rest is the base's.
     write("seek=5");
     let found = regions(&staging.join("sparse"));

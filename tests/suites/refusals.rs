@@ -166,18 +166,20 @@ const CALLS: &[(&str, i32, &str)] = &[
     ("context create .x --store @STORE", USAGE, "invalid value '.x'"),
     ("context create x --store @STORE --option nonsense", USAGE, "expected KEY=VALUE"),
     ("context create prod --store @STORE", FAILED, "exists: use `context add`"),
-    ("context create x --store gs://bucket", FAILED, "gs:// is not in this version"),
-    ("context create x --store az://container/p", FAILED, "az:// is not in this version"),
-    ("context create x --store ftp://host", FAILED, "unknown kind of store ftp://"),
-    ("context create x --store /srv/x", FAILED, "/srv/x: not a store's URL"),
-    ("context create x --store file://srv/x", FAILED, "must be absolute"),
+    ("context create x --store gs://bucket", USAGE, "gs:// is not in this version"),
+    ("context create x --store az://container/p", USAGE, "az:// is not in this version"),
+    ("context create x --store ftp://host", USAGE, "unknown kind of store ftp://"),
+    ("context create x --store /srv/x", USAGE, "/srv/x: not a store's URL"),
+    ("context create x --store file://srv/x", USAGE, "must be absolute"),
     ("context create x --store file:///proc/nowhere", FAILED, "cannot be made"),
-    ("context create x --store s3://", FAILED, "s3://"),
-    ("context create x --store @STORE --option colour=red", FAILED, "colour: no such store option"),
-    ("context create x --store s3://b --option secret_access_key=x", FAILED, "a secret is kept in no file"),
-    ("context create x --store s3://b --option session_token=x", FAILED, "a secret is kept in no file"),
-    ("context create x --store @STORE --blob gs://b", FAILED, "gs:// is not in this version"),
+    ("context create x --store s3://", USAGE, "s3://"),
+    ("context create x --store @STORE --option colour=red", USAGE, "colour: no such store option"),
+    ("context create x --store s3://b --option secret_access_key=x", USAGE, "a secret is kept in no file"),
+    ("context create x --store s3://b --option session_token=x", USAGE, "a secret is kept in no file"),
+    ("context create x --store @STORE --blob gs://b", USAGE, "gs:// is not in this version"),
     ("context add", USAGE, "not provided: <URL>"),
+    ("context add ftp://host", USAGE, "unknown kind of store ftp://"),
+    ("context add @STORE --as y --option colour=red", USAGE, "colour: no such store option"),
     ("context add file://@DIR/mnt", FAILED, "holds no context (use `datamon context create`)"),
     ("context add @STORE#nothing", FAILED, "holds no context nothing"),
     ("context add '@STORE#a b'", USAGE, "a b"),
@@ -187,7 +189,7 @@ const CALLS: &[(&str, i32, &str)] = &[
     ("context show nowhere", FAILED, "nowhere: no such context on this host"),
     ("context show broken", FAILED, "broken.toml"),
     ("context edit nowhere --option a=b", FAILED, "nowhere: no such context"),
-    ("context edit prod --option colour=red", FAILED, "colour: no such store option"),
+    ("context edit prod --option colour=red", USAGE, "colour: no such store option"),
     ("context check nowhere", FAILED, "nowhere: no such context"),
     ("context remove nowhere", FAILED, "nowhere: no such context"),
     ("context list --colour", USAGE, "unexpected argument '--colour'"),
@@ -261,6 +263,11 @@ fn a_wrong_call_is_refused_in_one_line_and_leaves_nothing_behind() {
         let left = changed(&before, &world.holds());
         assert!(left.is_empty(), "{line}: left behind, or taken: {left:?}");
     }
+    // What the environment says is a word, too.
+    let mut mount = world.host.datamon(["mount", "prod", mnt.to_str().unwrap()]);
+    let output = within(SOON, mount.env("DATAMON_LOG", "datamon=loud"));
+    assert_refused("DATAMON_LOG", &output, USAGE, "DATAMON_LOG=datamon=loud: ");
+    assert!(text(&output).contains("(like info or debug)") && !is_mounted(&mnt), "{}", text(&output));
     // Two contexts of one store: one has to be picked.
     run(&mut world.host.datamon(["context", "create", "second", "--store", &world.fill("@STORE")]));
     let other = Host::new(&world.dir.path().join("two"));
@@ -379,7 +386,7 @@ const COMMITS: &[(&str, i32, &str)] = &[
     ("commit @MNT/empty/staging", FAILED, "nothing staged"),
     ("commit @MNT/empty", FAILED, "nothing staged"),
     ("commit @MNT/nothing", FAILED, "nothing: No such file"),
-    ("commit -m $(printf '%05000d' 0) @MNT/census/staging", FAILED, "a message has at most 3 KiB here"),
+    ("commit -m $(printf '%05000d' 0) @MNT/census/staging", FAILED, "write a longer message to .datamon/message"),
     ("umount @MNT/census", FAILED, "census: not a datamon mount"),
     ("context remove prod", FAILED, "a staging tree is in use by a mount: /"),
 ];
@@ -430,12 +437,22 @@ fn a_gesture_that_means_nothing_has_its_errno_and_changes_nothing() {
         ("echo x > census/.datamon/status", ".datamon: only ctl, message and the files in labels/ are written"),
         ("rm census/.datamon/status", "status: what lies in .datamon is datamon's"),
         ("echo undiscard > census/.datamon/ctl", "undiscard: nothing is put aside"),
+        // What lies in versions, and labels and bundles themselves.
+        ("touch census/labels/v1/new", "census/labels/v1: a version never changes (copy what is to be another into"),
+        ("echo x > census/bundles/@BUNDLE/a", "census/bundles/@BUNDLE: a version never changes"),
+        ("mkdir census/labels/latest/new", "census/labels/latest: a version never changes"),
+        ("rm census/labels/v1/a", "census/labels/v1: a version never changes"),
+        ("chmod 600 census/labels/latest/a", "census/labels/latest: a version never changes"),
+        ("mv census/labels/v1/a census/labels/v1/b", "census/labels/v1: a version never changes"),
+        ("mv -T census/staging/d census/labels/v1", "labels and bundles are not moved to other directories"),
+        ("setfattr -n user.x -v y census/labels/latest/a", "census/labels/latest: a version never changes"),
     ] {
+        let why = world.fill(why);
         let mut command = Command::new("bash");
         let _ = within(SOON, command.args(["-c", &world.fill(line)]).current_dir(&mnt));
         let status = fs::read_to_string(mnt.join("census/.datamon/status")).unwrap();
         let said = status.lines().find_map(|line| line.strip_prefix("last_error: ")).unwrap_or_default();
-        assert!(said.contains(why), "{line}: {why:?} is not said: {said}");
+        assert!(said.contains(&why), "{line}: {why:?} is not said: {said}");
     }
     for (line, code, words) in COMMITS {
         assert_refused(line, &world.call(line), *code, words);
@@ -476,7 +493,12 @@ fn what_is_anothers_or_in_use_is_refused() {
     run(Command::new("mount").args(["--bind", env!("CARGO_BIN_EXE_datamon")]).arg(&program));
     fs::write(mnt.join("census/staging/b"), "b").unwrap();
     let by_nobody = nobody(&format!("HOME=/ exec {} commit {at}/census/staging", program.display()));
-    assert_refused("commit by nobody", &by_nobody, FAILED, "Operation not permitted");
+    assert_refused(
+        "commit by nobody",
+        &by_nobody,
+        FAILED,
+        "not permitted to this user (to commit one may write to the",
+    );
     let by_nobody = nobody(&format!("HOME=/ exec {} mount x {at} -o remount,ro", program.display()));
     assert_refused("remount by nobody", &by_nobody, FAILED, "only root can remount");
 

@@ -271,5 +271,29 @@ fn a_mount_says_what_an_earlier_one_left_staged() {
         run(Command::new("kill").args(["-9", &pid.to_string()]));
     }
     assert_eq!(says("prod"), "");
+    // Under another name it is neither shown nor committed here; who mounts is told.
+    host.umount(&mnt);
+    let second = host.mount("prod/census", "stage=second");
+    fs::write(second.join("staging/b"), "b").unwrap();
+    leave(&second);
+    for source in ["prod", "prod/census", "prod/census/staging"] {
+        let said = says(source);
+        let what =
+            "datamon: census: changes are staged under stage=second (mount it with -o stage=second to see or commit";
+        assert!(said.starts_with(what) && said.lines().count() == 1, "{source}: {said}");
+        host.umount(&mnt);
+    }
+    says("prod");
+    let rmdir = |repo: &str| Command::new("rmdir").arg(mnt.join(repo)).output().unwrap();
+    run(Command::new("rmdir").arg(mnt.join("census/bundles").join(&names(&mnt.join("census/bundles"))[0])));
+    assert!(text(&rmdir("census")).contains("Device or resource busy"), "{}", text(&rmdir("census")));
+    let status = fs::read_to_string(mnt.join(".datamon/status")).unwrap();
+    assert!(status.contains("commit or discard that first, in a mount with -o stage=second"), "{status}");
+    let second = host.mount("prod/census", "stage=second");
+    fs::write(second.join(".datamon/ctl"), "discard").unwrap();
+    host.umount(&second);
+    run(Command::new("rmdir").arg(mnt.join("census")));
+    host.umount(&mnt);
+    assert_eq!(says("prod"), "");
     host.umount(&mnt);
 }

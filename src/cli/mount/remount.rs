@@ -1,14 +1,14 @@
 //! `mount -o remount,ro` and `remount,rw`: a mount that is there changes its flags.
 //!
 //! The kernel decides whether it can become read-only (it refuses while a file is open for writing), and the daemon is
-//! told, so that both agree. Whatever else the words say is what mount(8) repeats of fstab and of the mount itself; only
-//! `acl` is refused where the mount does not have it: nobody is to believe that lists decide which do not.
+//! told, so that both agree. Whatever else the words say has to hold already, as what mount(8) repeats of fstab and of the
+//! mount itself does: nobody is to believe that an option was changed which was not.
 
 use std::io;
 use std::path::Path;
 
 use crate::cli::control;
-use crate::cli::options::MountOptions;
+use crate::cli::options::{self, MountOptions};
 use crate::cli::output::Failure;
 use crate::cli::progress::Shown;
 use crate::cli::umount;
@@ -31,8 +31,9 @@ pub fn run(dir: &Path, words: &[String]) -> Result<(), Failure> {
         let told = control::carry_out(&mounted.dir, &verb, Shown::nothing());
         told.map(drop).map_err(|failure| failure.about(&dir.display().to_string()))
     };
-    if wanted.acl {
-        ask(Verb::NeedAcls)?;
+    let kept: Vec<_> = options::words_kept(words).map(str::to_owned).collect();
+    if !kept.is_empty() {
+        ask(Verb::Keep { words: kept })?;
     }
     let tell = || ask(Verb::Remount { read_only: flags.read_only });
     let change = || sys::remount(&mounted.dir, flags).map_err(|why| refused(dir, &why));

@@ -24,9 +24,6 @@ pub(super) fn open(
 ) -> Result<Place, StoreError> {
     let unsupported = |what: String| StoreError::Unsupported { what };
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    if bucket.is_empty() {
-        return Err(unsupported(format!("{url}: names no bucket (s3://bucket/prefix is expected)")));
-    }
     let wire = Arc::new(Wire::default());
     // Ours are the only retries and deadlines; the providers of credentials get two seconds and no second chance.
     let retry = RetryConfig { max_retries: 0, retry_timeout: Duration::from_secs(2), ..RetryConfig::default() };

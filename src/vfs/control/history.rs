@@ -140,6 +140,12 @@ impl Vfs {
         Ok(bundle.max(lines.history.events().last().map(|event| event.time)))
     }
 
+    /// When a bundle was committed, as its line of the history says: that is what `at/` goes by.
+    pub(super) async fn bundle_time(&self, repo: RepoId, bundle: BundleId) -> Result<Option<Timestamp>, VfsError> {
+        let lines = self.lines(repo).await?;
+        Ok(lines.history.summaries().iter().rev().find(|summary| summary.bundle == bundle).map(|summary| summary.time))
+    }
+
     /// When a bundle was removed or restored last.
     pub(super) async fn bundle_event(&self, repo: RepoId, bundle: BundleId) -> Result<Option<Timestamp>, VfsError> {
         let lines = self.lines(repo).await?;

@@ -68,10 +68,10 @@ impl Vfs {
                     return failed("denied", "what is mounted here stays read-only".to_owned(), vec![]);
                 }
             }
-            Verb::NeedAcls if self.settings().acl => {}
-            Verb::NeedAcls => {
-                let why = "acl: a mount has ACLs from its beginning or not at all (umount it and mount it again)";
-                return failed("denied", why.to_owned(), vec![]);
+            Verb::Keep { words } => {
+                if let Err(why) = (self.settings().keeps)(&words) {
+                    return failed("denied", why, vec![]);
+                }
             }
             Verb::Commit { all: false, .. } if self.publishes_nothing() => {
                 return failed("denied", "the mount is read-only (mount it rw to commit)".to_owned(), Vec::new());

@@ -191,7 +191,8 @@ impl Vfs {
 
     pub(in crate::vfs) async fn text_attr(&self, scope: &Scope, text: &Text) -> Result<Found, VfsError> {
         let permissions = match text {
-            Text::Ctl => 0o200,
+            // Who may give commands is looked at when it is opened.
+            Text::Ctl => 0o222,
             Text::Message | Text::Label(Some(_)) => 0o644,
             _ => 0o444,
         };
@@ -474,12 +475,13 @@ impl Vfs {
         let snapshot = self.bundle(repo, bundle).await?;
         let record = self.refs(repo.id).await?;
         let descriptor = snapshot.descriptor();
+        let time = self.bundle_time(repo.id, bundle).await?.unwrap_or(descriptor.time);
         let parents: Vec<_> = descriptor.parents.iter().map(|(parent, _)| parent.to_string()).collect();
         let lines = [
             ("bundle", bundle.to_string()),
             ("repo", self.name_now(repo).to_string()),
             ("state", bundle_state(&record, bundle).to_owned()),
-            ("time", descriptor.time.to_string()),
+            ("time", time.to_string()),
             ("who", descriptor.who.clone()),
             ("tool", descriptor.tool.clone()),
             ("parents", parents.join(" ")),
