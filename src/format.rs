@@ -16,6 +16,7 @@ pub mod derived;
 pub mod descriptor;
 pub mod envelope;
 pub mod extension;
+pub mod extents;
 pub mod intent;
 pub mod key;
 pub mod pack;

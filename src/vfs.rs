@@ -40,9 +40,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::format::extents;
 use crate::model::chunk::ChunkSize;
-use crate::model::entry::{Attributes, Body, Entry, Region, SET_GROUP_ID, SET_USER_ID};
+use crate::model::entry::{Attributes, BlockList, Body, Content, Entry, FileBody, Region, SET_GROUP_ID, SET_USER_ID};
 use crate::model::name::FileName;
+use crate::snapshot::Snapshot;
 use crate::staging::inode::{FileData, InodeBody, ROOT};
 use crate::staging::tree::{Caller, NodeAttr, SetAttr, StagingError};
 use error::VfsError;
@@ -141,6 +143,8 @@ pub enum Make {
     Special(Body),
 }
 
+/// The unit of `st_blocks` (inode(7)).
+const BLOCK_BYTES: u64 = 512;
 /// Why chmod(1) and its like do nothing in the namespace.
 const NO_ATTRIBUTES: &str = "those of the mount's owner (files go into REPO/staging/, where they can be set; rmdir removes an \
     empty repo; uid=, gid= and umask= say what is shown)";
@@ -184,7 +188,7 @@ impl Vfs {
                 let path = snapshot.directory_path(row).await?.ok_or(VfsError::NotDirectory)?;
                 let found = snapshot.lookup(&path, name).await?;
                 let (row, entry) = found.ok_or(VfsError::NotFound)?;
-                Ok(self.row(slot, row, &entry))
+                Ok(self.row(slot, row, &entry, &snapshot).await)
             }
             Node::Name(node) => self.lookup_name(&node, name).await,
         }
@@ -200,9 +204,9 @@ impl Vfs {
                 Ok(Found { ttl, ..found })
             }
             Node::Row { slot, row } => {
-                let found = self.view(slot).await?.row(row).await?.ok_or(VfsError::Stale)?;
-                match found.value {
-                    crate::format::range::RowValue::Entry(entry) => Ok(self.row(slot, row, &entry)),
+                let snapshot = self.view(slot).await?;
+                match snapshot.row(row).await?.ok_or(VfsError::Stale)?.value {
+                    crate::format::range::RowValue::Entry(entry) => Ok(self.row(slot, row, &entry, &snapshot).await),
                     _ => Err(VfsError::Stale),
                 }
             }
@@ -236,8 +240,16 @@ impl Vfs {
             Node::Row { slot, row } => {
                 let snapshot = self.view(slot).await?;
                 let path = snapshot.directory_path(row).await?.ok_or(VfsError::NotDirectory)?;
-                let listed = snapshot.list_with(&path, after, max, |row, entry| self.row(slot, row, entry)).await?;
-                Ok(listed.into_iter().map(|(name, found)| Listed { name, found }).collect())
+                let chunk = snapshot.descriptor().chunk_size;
+                let show = |row, entry: &Entry| (self.plain_row(slot, row, entry, chunk), listed_file(entry).cloned());
+                let mut listed = Vec::new();
+                for (name, (mut found, file)) in snapshot.list_with(&path, after, max, show).await? {
+                    if let Some(file) = file {
+                        found.attr.blocks = blocks_of_listed(&file, &snapshot).await.unwrap_or(found.attr.blocks);
+                    }
+                    listed.push(Listed { name, found });
+                }
+                Ok(listed)
             }
             Node::Name(node) => self.list_names(&node, after, max).await,
         }
@@ -650,7 +662,16 @@ impl Vfs {
         Found { attr: NodeAttr { ino, attributes, ..attr }, ttl: Ttl::Long }
     }
 
-    fn row(&self, slot: usize, row: crate::snapshot::RowId, entry: &Entry) -> Found {
+    async fn row(&self, slot: usize, row: crate::snapshot::RowId, entry: &Entry, snapshot: &Snapshot) -> Found {
+        let mut found = self.plain_row(slot, row, entry, snapshot.descriptor().chunk_size);
+        if let Some(file) = listed_file(entry) {
+            found.attr.blocks = blocks_of_listed(file, snapshot).await.unwrap_or(found.attr.blocks);
+        }
+        found
+    }
+
+    /// The same, by what the row alone says.
+    fn plain_row(&self, slot: usize, row: crate::snapshot::RowId, entry: &Entry, chunk: ChunkSize) -> Found {
         let rdev = match entry.body {
             Body::CharDevice(rdev) | Body::BlockDevice(rdev) => rdev,
             _ => 0,
@@ -658,8 +679,8 @@ impl Vfs {
         let (nlink, blocks) = match &entry.body {
             // What is only known to be some is 1, as btrfs has it: nobody takes that for a number of directories.
             Body::Directory { counts, .. } => (if counts.directories == 0 { 2 } else { 1 }, 0),
-            Body::File(file) => (entry.nlink, file.allocated_bytes().div_ceil(512)),
-            _ => (entry.nlink, entry.size().div_ceil(512)),
+            Body::File(file) => (entry.nlink, extents::allocated_bytes(file, chunk).div_ceil(BLOCK_BYTES)),
+            _ => (entry.nlink, entry.size().div_ceil(BLOCK_BYTES)),
         };
         let attr = NodeAttr {
             ino: self.to_kernel(Node::row_ino(slot, row)),
@@ -685,6 +706,22 @@ impl Vfs {
         // Directories of the namespace are not counted.
         NodeAttr { ino, kind, attributes, atime: mtime, ctime: mtime, size: 0, nlink: 1, rdev: 0, blocks: 0 }
     }
+}
+
+/// A file so large that its row does not name its blocks.
+fn listed_file(entry: &Entry) -> Option<&FileBody> {
+    match &entry.body {
+        Body::File(file @ FileBody { content: Content::Extents { blocks: BlockList::Listed { .. }, .. }, .. }) => {
+            Some(file)
+        }
+        _ => None,
+    }
+}
+
+/// `st_blocks` of such a file, where the store says it.
+async fn blocks_of_listed(file: &FileBody, snapshot: &Snapshot) -> Option<u64> {
+    let blocks = snapshot.reader().blocks(file).await.ok()?;
+    Some(extents::allocated_in(&blocks, file.size, snapshot.descriptor().chunk_size).div_ceil(BLOCK_BYTES))
 }
 
 /// The open trees and views of a mount, behind locks that are never held across an await.

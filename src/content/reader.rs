@@ -30,7 +30,7 @@ use tokio::time::Instant;
 use super::ahead::{Run, Streams, runs};
 use super::sweep::{Sweeps, Window};
 use crate::format::FormatError;
-use crate::format::descriptor::{decode_block_list, decode_extents};
+use crate::format::extents::{decode_block_list, decode_extents};
 use crate::format::key::ObjectKey;
 use crate::format::pack::{PackKind, decode_meta, decode_record};
 use crate::model::chunk::{ChunkIndex, ChunkLayout, ChunkSize, indices};

@@ -19,16 +19,16 @@ use super::FormatError;
 use super::derived::{DERIVED_FROM_BYTES_MAX, DerivedFrom};
 use super::envelope::OVERHEAD_BYTES;
 use super::extension;
-use super::place::{PackDictionary, put_locator, put_record, take_locator, take_packs, take_record};
+use super::place::{PackDictionary, put_record, take_packs, take_record};
 use super::range::{RANGE_ROWS_MAX, RowKey};
 use super::refs::{SUMMARY_MESSAGE_BYTES, Summary, put_time, take_text, take_time};
 use super::wire::{Reader, Writer};
 use crate::model::chunk::ChunkSize;
 use crate::model::clock::Timestamp;
-use crate::model::entry::{BlockRef, Extent, RecordRef, TreeCounts};
-use crate::model::id::{BlockId, BundleId, ChunkId, IntentId, ObjectHash, PackId, RepoId, Run};
+use crate::model::entry::{RecordRef, TreeCounts};
+use crate::model::id::{BundleId, IntentId, ObjectHash, PackId, RepoId, Run};
 use crate::model::limits::{
-    DESCRIPTOR_BYTES_MAX, EXTENT_BLOCK_CHUNKS, LABEL_BYTES_MAX, LABELS_MAX, LAYERS_MAX, MESSAGE_BYTES_MAX, ROWS_MAX,
+    DESCRIPTOR_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX, LAYERS_MAX, MESSAGE_BYTES_MAX, ROWS_MAX,
 };
 use crate::model::name::LabelName;
 
@@ -173,80 +173,6 @@ impl Page {
     pub fn is(&self, entry: &PageEntry) -> bool {
         self.rows() == entry.rows && self.entries.first().is_some_and(|own| own.first == entry.first)
     }
-}
-
-/// The bytes of an extent block.
-pub fn encode_extents(extents: &[Extent]) -> Vec<u8> {
-    let mut packs = PackDictionary::default();
-    let mut places = Writer::new();
-    for extent in extents {
-        places.u8(u8::from(extent.at.is_some()));
-        if let Some(at) = &extent.at {
-            put_locator(&mut places, &mut packs, at);
-        }
-    }
-    let mut writer = Writer::new();
-    writer.varint(extents.len() as u64);
-    extents.iter().for_each(|extent| writer.array(extent.id.as_bytes()));
-    packs.put(&mut writer);
-    writer.array(&places.into_bytes());
-    writer.into_bytes()
-}
-
-/// The extents of a block, whose id must be `id`.
-pub fn decode_extents(id: BlockId, raw: &[u8]) -> Result<Vec<Extent>, FormatError> {
-    let mut reader = Reader::new(raw);
-    let count = reader.count(33)?;
-    if count > EXTENT_BLOCK_CHUNKS {
-        return Err(FormatError::Malformed { what: "extent block" });
-    }
-    let mut ids = Vec::with_capacity(count);
-    for _ in 0..count {
-        ids.push(ChunkId(reader.array()?));
-    }
-    if BlockId::of(ids.iter().copied()) != id {
-        return Err(FormatError::Hash);
-    }
-    let packs = take_packs(&mut reader)?;
-    let mut extents = Vec::with_capacity(count);
-    for id in ids {
-        let at = match reader.u8()? {
-            0 => None,
-            1 => Some(take_locator(&mut reader, &packs)?),
-            _ => return Err(FormatError::Malformed { what: "extent" }),
-        };
-        extents.push(Extent { id, at });
-    }
-    reader.finish()?;
-    Ok(extents)
-}
-
-/// The bytes of a block list.
-pub fn encode_block_list(blocks: &[BlockRef]) -> Vec<u8> {
-    let mut packs = PackDictionary::default();
-    let mut rows = Writer::new();
-    rows.varint(blocks.len() as u64);
-    for block in blocks {
-        rows.array(block.id.as_bytes());
-        put_record(&mut rows, &mut packs, &block.at);
-    }
-    let mut writer = Writer::new();
-    packs.put(&mut writer);
-    writer.array(&rows.into_bytes());
-    writer.into_bytes()
-}
-
-/// The blocks of a block list.
-pub fn decode_block_list(raw: &[u8]) -> Result<Vec<BlockRef>, FormatError> {
-    let mut reader = Reader::new(raw);
-    let packs = take_packs(&mut reader)?;
-    let count = reader.count(68)?;
-    let mut blocks = Vec::with_capacity(count);
-    for _ in 0..count {
-        blocks.push(BlockRef { id: BlockId(reader.array()?), at: take_record(&mut reader, &packs)? });
-    }
-    reader.finish()?;
-    Ok(blocks)
 }
 
 /// One pack that a bundle refers to.

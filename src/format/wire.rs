@@ -189,6 +189,11 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Length of a varint with this value.
+pub fn varint_bytes(value: u64) -> u64 {
+    u64::from((u64::BITS - (value | 1).leading_zeros()).div_ceil(7))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -179,9 +179,6 @@ impl Content {
     }
 }
 
-/// What a file that may have holes counts for less than its length (a page).
-pub const UNCOUNTED_BYTES: u64 = 4096;
-
 /// A regular file: its length and bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileBody {
@@ -197,16 +194,6 @@ impl FileBody {
     /// Whether the file is one hole, as far as its row says.
     pub fn is_hole(&self) -> bool {
         self.size > 0 && matches!(self.content, Content::Chunk(Extent { at: None, .. }))
-    }
-
-    /// Bytes that lie somewhere, for `st_blocks`. Of several chunks only their extents tell which are holes; such a file counts
-    /// for a little less than its length, because cp(1) and tar(1) look for holes only in a file of fewer blocks than bytes.
-    pub fn allocated_bytes(&self) -> u64 {
-        match self.content {
-            Content::Extents { .. } => self.size.saturating_sub(UNCOUNTED_BYTES),
-            _ if self.is_hole() => 0,
-            _ => self.size,
-        }
     }
 
     /// BLAKE3 of all its bytes, where it is known without reading them: of a file of one chunk that is the chunk's id.

@@ -21,10 +21,11 @@ use crate::content::packer::{PackError, PackJournal};
 use crate::content::reader::ContentReader;
 use crate::format::FormatError;
 use crate::format::descriptor::{
-    Descriptor, Layer, PAGE_ENTRIES_MAX, PAGE_LEVEL_MAX, PackEntry, PackTable, Page, PageEntry, decode_block_list,
-    decode_extents, decode_pack_table, encode_block_list, encode_extents, encode_pack_table,
+    Descriptor, Layer, PAGE_ENTRIES_MAX, PAGE_LEVEL_MAX, PackEntry, PackTable, Page, PageEntry, decode_pack_table,
+    encode_pack_table,
 };
 use crate::format::envelope::{self, ObjectKind};
+use crate::format::extents::{decode_block_list, decode_extents, encode_block_list, encode_extents};
 use crate::format::pack::{PackKind, PackWriter, Record};
 use crate::format::range::{RangeWriter, Row, RowKey, RowValue, decode_range};
 use crate::model::entry::{BlockList, BlockRef, Body, Content, Entry, Extent, FileBody, RecordRef, TreeCounts};

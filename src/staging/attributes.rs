@@ -6,10 +6,12 @@ use super::error::StagingError;
 use super::inode::{FileData, Inode, InodeBody};
 use super::totals::Share;
 use super::tree::{Tree, put_inode};
+use crate::format::extents;
 use crate::local::db::Batch;
 use crate::local::staged_files::Place;
+use crate::model::chunk::ChunkSize;
 use crate::model::clock::Timestamp;
-use crate::model::entry::{Attributes, Body, FileKind, SET_GROUP_ID, SET_USER_ID, UNCOUNTED_BYTES};
+use crate::model::entry::{Attributes, Body, FileKind, SET_GROUP_ID, SET_USER_ID};
 use crate::model::limits::XATTR_BYTES_MAX;
 
 /// The unit of `st_blocks` (inode(7)).
@@ -70,7 +72,7 @@ pub struct SetAttr {
 
 impl NodeAttr {
     /// What stat(2) shows of `inode`, whose number is `ino`.
-    pub(super) fn of(ino: u64, inode: &Inode) -> Self {
+    pub(super) fn of(ino: u64, inode: &Inode, chunk: ChunkSize) -> Self {
         let rdev = match &inode.body {
             InodeBody::Other(Body::CharDevice(rdev) | Body::BlockDevice(rdev)) => *rdev,
             _ => 0,
@@ -84,22 +86,24 @@ impl NodeAttr {
             size: inode.size(),
             nlink: inode.links(),
             rdev,
-            blocks: blocks(inode),
+            blocks: blocks(inode, chunk),
         }
     }
 }
 
 /// `st_blocks` as far as the record says it. Never 0 for a file with a length: tar(1) would take it for one hole without a
 /// look, and what was stored through a mapping may not have come here yet.
-fn blocks(inode: &Inode) -> u64 {
+fn blocks(inode: &Inode, chunk: ChunkSize) -> u64 {
     let InodeBody::File(file) = &inode.body else { return inode.size().div_ceil(BLOCK_BYTES) };
     let bytes = match (&file.base, file.local) {
         (None, None) => 0,
         (None, Some(Place::Log { len, .. })) => file.size.min(len.into()),
-        (Some(base), None) if base.is_hole() => 0,
-        (Some(base), None) if base.size == file.size => base.allocated_bytes(),
-        // What is local may lie in a hole of the base, or have left one.
-        (Some(_), _) => file.size.saturating_sub(UNCOUNTED_BYTES),
+        (Some(base), local) => {
+            let of_base = extents::allocated_bytes(base, chunk).min(file.size);
+            let has_holes = of_base < file.size;
+            // What is local may lie in a hole of the base, or beside one.
+            if has_holes && local.is_some() { file.size.saturating_sub(2 * BLOCK_BYTES) } else { of_base }
+        }
         (None, Some(Place::File(_))) => file.size,
     };
     bytes.max(file.size.min(1)).div_ceil(BLOCK_BYTES)
@@ -130,7 +134,7 @@ impl Tree {
 
     /// The same, of an inode that is at hand.
     pub(super) fn shown(&self, ino: u64, inode: &Inode) -> NodeAttr {
-        let mut attr = NodeAttr::of(ino, inode);
+        let mut attr = NodeAttr::of(ino, inode, self.chunk());
         if let InodeBody::File(FileData { base: None, local: Some(Place::File(id)), .. }) = inode.body {
             // The disk knows the holes. It may not have counted yet what was written just now.
             attr.blocks = self.allocated_blocks(ino, id).map_or(attr.blocks, |found| attr.blocks.min(found.max(1)));

@@ -25,6 +25,7 @@ use datamon::format::catalog::CatalogRecord;
 use datamon::format::context::ContextRecord;
 use datamon::format::descriptor::{self, Descriptor, PackEntry, Page, PageEntry};
 use datamon::format::envelope::{self, ObjectKind};
+use datamon::format::extents;
 use datamon::format::intent::Intent;
 use datamon::format::pack::{self, TRAILER_BYTES};
 use datamon::format::range::{RangeWriter, Row, RowKey, RowValue, decode_range};
@@ -104,12 +105,12 @@ fn extents(bytes: &[u8]) -> Outcome {
         let ids = (0..reader.count(33)?).map(|_| Ok(ChunkId(reader.array()?)));
         Ok(BlockId::of(ids.collect::<Result<Vec<_>, FormatError>>()?))
     };
-    let decode = |bytes: &[u8]| descriptor::decode_extents(id(bytes)?, bytes);
-    round_trip(bytes, decode, |extents| descriptor::encode_extents(extents))
+    let decode = |bytes: &[u8]| extents::decode_extents(id(bytes)?, bytes);
+    round_trip(bytes, decode, |extents| extents::encode_extents(extents))
 }
 
 fn block_list(bytes: &[u8]) -> Outcome {
-    round_trip(bytes, descriptor::decode_block_list, |blocks| descriptor::encode_block_list(blocks))
+    round_trip(bytes, extents::decode_block_list, |blocks| extents::encode_block_list(blocks))
 }
 
 fn pack_table(bytes: &[u8]) -> Outcome {
@@ -492,7 +493,7 @@ fn large_tables() -> Vec<(&'static str, Vec<u8>)> {
     let entries = keys.zip(1..).map(|(first, number)| PageEntry { first, rows: 100, at: at(number) }).collect();
     vec![
         ("table_of_packs", descriptor::encode_pack_table(&packs)),
-        ("list_of_blocks", descriptor::encode_block_list(&blocks)),
+        ("list_of_blocks", extents::encode_block_list(&blocks)),
         ("table_page", Page { level: 0, entries }.encode()),
     ]
 }

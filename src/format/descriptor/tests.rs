@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::format::envelope::{self, ObjectKind};
-use crate::model::entry::{Codec, Locator};
+use crate::model::entry::Codec;
 use crate::model::id::ContextId;
 use crate::model::path::TreePath;
 use proptest::prelude::*;
@@ -170,26 +170,12 @@ fn delta_layers_are_refused_by_name() {
     assert!(refused.to_string().contains("delta layers"), "{refused}");
 }
 
-#[test]
-fn an_extent_block_comes_back_and_only_under_its_own_id() {
-    let at = Locator { pack: record(1).pack, offset: 1, stored: 2, raw: 9, codec: Codec::Raw, inner: 0, len: 9 };
-    let extents = [Extent { id: ChunkId([1; 32]), at: Some(at) }, Extent { id: ChunkId([2; 32]), at: None }];
-    let raw = encode_extents(&extents);
-    let id = BlockId::of(extents.iter().map(|extent| extent.id));
-    assert_eq!(decode_extents(id, &raw).unwrap(), extents);
-    assert_eq!(decode_extents(BlockId([0; 32]), &raw), Err(FormatError::Hash));
-    let blocks = [BlockRef { id, at: record(4) }];
-    assert_eq!(decode_block_list(&encode_block_list(&blocks)).unwrap(), blocks);
-}
-
 proptest! {
     #[test]
     fn damaged_descriptors_are_decoded_or_refused(bytes: Vec<u8>, at: usize, bit in 0u8..8) {
         let _ = Descriptor::decode(&Bytes::from(bytes.clone()));
         let _ = Page::decode(&bytes);
         let _ = decode_pack_table(&bytes);
-        let _ = decode_block_list(&bytes);
-        let _ = decode_extents(BlockId::of([]), &bytes);
         let mut flipped = sample().encode();
         let at = at % flipped.len();
         prop_assert!(Descriptor::decode(&flipped[..at].to_vec().into()).is_err());
