@@ -145,6 +145,8 @@ pub enum Make {
 
 /// The unit of `st_blocks` (inode(7)).
 const BLOCK_BYTES: u64 = 512;
+/// How long a look at a file waits for what only its list of blocks says.
+const BLOCKS_LIMIT: Duration = Duration::from_secs(2);
 /// Why chmod(1) and its like do nothing in the namespace.
 const NO_ATTRIBUTES: &str = "those of the mount's owner (files go into REPO/staging/, where they can be set; rmdir removes an \
     empty repo; uid=, gid= and umask= say what is shown)";
@@ -718,9 +720,9 @@ fn listed_file(entry: &Entry) -> Option<&FileBody> {
     }
 }
 
-/// `st_blocks` of such a file, where the store says it.
+/// `st_blocks` of such a file, where the store says it in time: nobody who lists waits long for that.
 async fn blocks_of_listed(file: &FileBody, snapshot: &Snapshot) -> Option<u64> {
-    let blocks = snapshot.reader().blocks(file).await.ok()?;
+    let blocks = tokio::time::timeout(BLOCKS_LIMIT, snapshot.reader().blocks(file)).await.ok()?.ok()?;
     Some(extents::allocated_in(&blocks, file.size, snapshot.descriptor().chunk_size).div_ceil(BLOCK_BYTES))
 }
 

@@ -171,7 +171,8 @@ pub const STORE_OPTIONS: &[OptionText] = texts! {
 /// The kernel's and mount(8)'s.
 pub const KERNEL_OPTIONS: &[OptionText] = texts! {
     "ro, rw", "rw", "ro", "nothing can be changed; what can (labels and bundles are always ro)";
-    "remount", "", "remount", "with ro or rw: change a mount that is there (root)";
+    "remount", "", "remount",
+        "change ro, rw, [no]suid, [no]dev or [no]exec of a mount that is there (root); nothing else changes without umount";
     "suid, nosuid", "nosuid", "nosuid", "whether set-user-id programs run as their owner";
     "dev, nodev", "nodev", "nodev", "whether device nodes are devices";
     "exec, noexec", "exec", "noexec", "whether programs run";
