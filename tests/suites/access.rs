@@ -51,10 +51,7 @@ fn allow_root_lets_in_who_mounted_it_and_root_and_nobody_else() {
         return;
     }
     let dir = scratch();
-    let user = User::new(dir.path());
-    let (store, mnt) = (format!("file://{}", user.at("store")), user.at("mnt"));
-    user.does("mkdir", &[&mnt]);
-    user.datamon(&["context", "create", "mine", "--store", &store]);
+    let (user, mnt) = User::with_context(dir.path());
     user.datamon(&["mount", "mine", &mnt]);
     user.does("mkdir", &[&format!("{mnt}/census")]);
     user.datamon(&["umount", &mnt]);

@@ -46,6 +46,15 @@ impl User {
         Self { home, program }
     }
 
+    /// One with the context `mine` and a place to mount it.
+    pub fn with_context(dir: &Path) -> (Self, String) {
+        let user = Self::new(dir);
+        let mnt = user.at("mnt");
+        user.does("mkdir", &[&mnt]);
+        user.datamon(&["context", "create", "mine", "--store", &format!("file://{}", user.at("store"))]);
+        (user, mnt)
+    }
+
     /// Runs a program as this user; answers what it printed.
     pub fn does(&self, program: &str, words: &[&str]) -> String {
         let id = NOBODY.to_string();
@@ -72,14 +81,13 @@ fn an_ordinary_user_mounts_commits_and_unmounts() {
         return;
     }
     let dir = scratch();
-    let user = User::new(dir.path());
-    let (store, mnt, tree) = (format!("file://{}", user.at("store")), user.at("mnt"), user.at("tree"));
-    user.does("mkdir", &["-p", &mnt, &user.at("tree/deep")]);
+    let (user, mnt) = User::with_context(dir.path());
+    let tree = user.at("tree");
+    user.does("mkdir", &["-p", &user.at("tree/deep")]);
     user.does(
         "sh",
         &["-c", "cd $0 && head -c 3000000 /dev/urandom > large; echo a > deep/small; ln -s large link", &tree],
     );
-    user.datamon(&["context", "create", "mine", "--store", &store]);
     user.datamon(&["mount", "mine", &mnt]);
     let staging = format!("{mnt}/census/staging");
     user.does("mkdir", &[&format!("{mnt}/census")]);
@@ -114,10 +122,7 @@ fn without_fuse_a_user_is_told_of_the_device_that_is_not_there() {
         return;
     }
     let dir = scratch();
-    let user = User::new(dir.path());
-    let mnt = user.at("mnt");
-    user.does("mkdir", &[&mnt]);
-    user.datamon(&["context", "create", "mine", "--store", &format!("file://{}", user.at("store"))]);
+    let (user, mnt) = User::with_context(dir.path());
     // A /dev with nothing but what a shell needs.
     let devices = dir.path().join("bare");
     fs::create_dir(&devices).unwrap();
@@ -137,10 +142,7 @@ fn an_ordinary_user_unmounts_a_context_and_a_version() {
         return;
     }
     let dir = scratch();
-    let user = User::new(dir.path());
-    let mnt = user.at("mnt");
-    user.does("mkdir", &[&mnt]);
-    user.datamon(&["context", "create", "mine", "--store", &format!("file://{}", user.at("store"))]);
+    let (user, mnt) = User::with_context(dir.path());
     user.datamon(&["mount", "mine", &mnt]);
     user.does("mkdir", &[&format!("{mnt}/census")]);
     user.does("sh", &["-c", "echo a > $0/census/staging/a", &mnt]);
