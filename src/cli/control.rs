@@ -59,27 +59,43 @@ fn known_kind(kind: &str) -> &'static str {
 }
 
 fn unreachable_daemon(path: &Path, why: &io::Error) -> Failure {
-    let path = path.display();
     if sys::is_not_supported(why) {
-        return Failure::new("not_datamon", format!("{path}: not in a datamon mount (mount one: datamon mount)"));
+        return Failure::new(
+            "not_datamon",
+            format!("{}: not in a datamon mount (mount one: datamon mount)", path.display()),
+        );
     }
     match why.kind() {
         io::ErrorKind::ResourceBusy => {
-            let sentence = format!("{path}: the staging tree is closed for a moment, or another mount has it");
+            let sentence =
+                format!("{}: the staging tree is closed for a moment, or another mount has it", path.display());
             Failure::new("busy", format!("{sentence} (try again, or use the other mount: mount --bind)"))
         }
         // Permission denied (EACCES) is the kernel's word for a directory that cannot be opened; this one is the daemon's.
         _ if sys::is_not_permitted(why) => {
-            let sentence = format!("{path}: not permitted to this user");
+            let sentence = format!("{}: not permitted to this user", path.display());
             let remedy =
                 "to commit one may write to the tree's root; to unmount or remount one is who mounted it, or root";
             Failure::new("denied", format!("{sentence} ({remedy})"))
         }
-        io::ErrorKind::NotConnected => {
-            Failure::new("dead", format!("{path}: its daemon has ended (mount it again; nothing staged is lost)"))
+        io::ErrorKind::NotConnected => Failure::new(
+            "dead",
+            format!("{}: its daemon has ended (mount it again; nothing staged is lost)", path.display()),
+        ),
+        // What is wrong in there the daemon has told.
+        _ if sys::is_failed(why) => {
+            let told = last_error(path).map_or_else(String::new, |told| format!(": {told}"));
+            Failure::new("failed", format!("{}: {why}{told}", path.display()))
         }
-        _ => Failure::new("failed", format!("{path}: {why}")),
+        _ => Failure::new("failed", format!("{}: {why}", path.display())),
     }
+}
+
+/// What the mount that `path` lies in has said last of what it refused.
+fn last_error(path: &Path) -> Option<String> {
+    let mounts = umount::mounts().ok()?;
+    let status = std::fs::read_to_string(umount::find_above(&mounts, path)?.dir.join(".datamon/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("last_error: ").map(str::to_owned))
 }
 
 /// Of a daemon that is there and says nothing.

@@ -231,6 +231,11 @@ pub fn is_not_permitted(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EPERM)
 }
 
+/// Whether something failed that should not have (EIO).
+pub fn is_failed(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EIO)
+}
+
 /// Whether users who are neither its owner nor in its group may read the file.
 pub fn is_open_to_others(file: &Path) -> bool {
     std::fs::metadata(file).is_ok_and(|found| found.mode() & 0o004 != 0)

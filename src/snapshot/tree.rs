@@ -33,7 +33,9 @@ use crate::store::StoreError;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SnapshotError {
     /// No such bundle.
-    #[error("{0}: no such bundle")]
+    #[error(
+        "{0}: no such bundle (where a label or the history names it, its object is gone: put it back from a copy of the store)"
+    )]
     NoBundle(BundleId),
     /// Bytes could not be read.
     #[error(transparent)]

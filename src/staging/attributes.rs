@@ -99,10 +99,11 @@ fn blocks(inode: &Inode, chunk: ChunkSize) -> u64 {
         (None, None) => 0,
         (None, Some(Place::Log { len, .. })) => file.size.min(len.into()),
         (Some(base), local) => {
-            let of_base = extents::allocated_bytes(base, chunk).min(file.size);
-            let has_holes = of_base < file.size;
+            let of_base = extents::allocated_bytes(base, chunk);
+            let may_have_holes = of_base < base.size || base.size < file.size;
+            let most = if may_have_holes { file.size.saturating_sub(2 * BLOCK_BYTES) } else { file.size };
             // What is local may lie in a hole of the base, or beside one.
-            if has_holes && local.is_some() { file.size.saturating_sub(2 * BLOCK_BYTES) } else { of_base }
+            if local.is_some() { most } else { of_base.min(most) }
         }
         (None, Some(Place::File(_))) => file.size,
     };

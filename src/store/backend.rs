@@ -193,6 +193,11 @@ pub fn check_options(urls: &[&str], options: &BTreeMap<String, String>) -> Resul
             return Err(StoreError::Unsupported { what });
         }
     }
+    for (name, value) in options {
+        if let Some(form) = s3_key(name).and_then(|key| s3::accepted_instead(&key, value)) {
+            return Err(StoreError::Unsupported { what: format!("{name}={value}: bad value (accepted: {form})") });
+        }
+    }
     for (name, value) in options.iter().filter(|(name, _)| SWITCHES.contains(&name.as_str())) {
         if !["true", "false"].contains(&value.as_str()) {
             let what = format!("{name}={value}: bad value (accepted: true or false)");
@@ -385,9 +390,18 @@ enum Address<'a> {
 
 fn read_url(url: &str) -> Result<Address<'_>, StoreError> {
     let what = match url.split_once("://") {
+        Some(("file", path)) if path.starts_with('/') && path.trim_matches('/').is_empty() => {
+            format!("{url}: the root directory holds no store (name one of its own: file:///srv/datamon)")
+        }
         Some(("file", path)) if Path::new(path).is_absolute() => return Ok(Address::Directory(path.into())),
-        Some(("s3", rest)) if !rest.is_empty() && !rest.starts_with('/') => return Ok(Address::Bucket(rest)),
-        Some(("s3", _)) => format!("{url}: names no bucket (s3://bucket/prefix is expected)"),
+        Some(("s3", rest)) => match bad_bucket(rest) {
+            None => return Ok(Address::Bucket(rest)),
+            // Not shown: what stands before an @ may be a secret.
+            Some(_) if rest.contains('@') => {
+                "s3://…@…: a URL holds no keys (set them in the environment, or use the option profile)".to_owned()
+            }
+            Some(why) => format!("{url}: {why} (s3://bucket/prefix is expected)"),
+        },
         Some(("file", _)) => format!("{url}: the path must be absolute, as in file:///srv/datamon"),
         Some((scheme @ ("gs" | "az"), _)) => {
             format!("{url}: {scheme}:// is not in this version (use file:// or s3://)")
@@ -396,6 +410,22 @@ fn read_url(url: &str) -> Result<Address<'_>, StoreError> {
         None => format!("{url}: not a store's URL (file:///abs/path or s3://bucket/prefix is expected)"),
     };
     Err(StoreError::Unsupported { what })
+}
+
+/// What is wrong with a bucket and a prefix, that object_store would take and then panic on, or write elsewhere.
+fn bad_bucket(rest: &str) -> Option<&'static str> {
+    let mut parts = rest.trim_end_matches('/').split('/');
+    let bucket = parts.next().unwrap_or_default();
+    let is_bucket = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    match () {
+        () if bucket.is_empty() => Some("names no bucket"),
+        () if !bucket.chars().all(is_bucket) => {
+            Some("a bucket's name has letters, digits, dots, dashes and underscores")
+        }
+        () if parts.any(|part| part.is_empty() || part == "." || part == "..") => Some("a prefix is a plain path"),
+        () if rest.contains(|c: char| c.is_control() || "?#".contains(c)) => Some("a prefix has no ? and no #"),
+        () => None,
+    }
 }
 
 /// Refuses what is no URL of a store that this version knows; looks at nothing but the words.
@@ -430,6 +460,14 @@ mod tests {
         assert!(refusal("ftp://host").contains("unknown kind of store ftp://"));
         assert!(refusal("/srv/x").contains("not a store's URL"));
         assert!(refusal("file://relative").contains("must be absolute"));
+        assert!(refusal("file:///").contains("the root directory holds no store"));
+        assert!(refusal("s3:///p").contains("names no bucket"));
+        for bad in ["s3://b a/x", "s3://b/../x", "s3://b//x", "s3://b/p?x=1", "s3://b/p#f"] {
+            assert!(refusal(bad).contains("(s3://bucket/prefix is expected)"), "{bad}");
+        }
+        let keys = refusal("s3://key:secret@bucket/p");
+        assert!(keys.contains("a URL holds no keys") && !keys.contains("secret"), "{keys}");
+        assert!(bad_bucket("B_1.x-y/some path/deep/").is_none());
     }
 
     #[test]
@@ -438,7 +476,12 @@ mod tests {
             |url: &str, pairs: &[(&str, &str)]| check_options(&[url], &options(pairs)).map_err(|why| why.to_string());
         let all = ["endpoint", "region", "allow_http", "virtual_hosted_style_request", "profile", "credentials"];
         for name in all.into_iter().chain(["ca_file", "sse", "sse_kms_key_id", "request_payer"]) {
-            let value = if SWITCHES.contains(&name) { "true" } else { "x" };
+            let value = match name {
+                "endpoint" => "http://127.0.0.1:9000",
+                "sse" => "AES256",
+                name if SWITCHES.contains(&name) => "true",
+                _ => "x",
+            };
             assert_eq!(check("s3://b", &[(name, value)]), Ok(()), "{name}");
         }
         assert!(check("s3://b", &[("allow_http", "maybe")]).unwrap_err().contains("(accepted: true or false)"));

@@ -322,8 +322,8 @@ impl Vfs {
         };
         let snapshot = match base {
             Some(bundle) => match self.open_snapshot(repo.id, bundle).await {
-                Err(VfsError::Snapshot(SnapshotError::NoBundle(_))) if is_dirty => {
-                    return Err(VfsError::Failed(no_base(repo, bundle)));
+                Err(VfsError::Snapshot(SnapshotError::NoBundle(_))) => {
+                    return Err(VfsError::Failed(no_base(repo, bundle, is_dirty)));
                 }
                 opened => Some(opened?),
             },
@@ -358,8 +358,11 @@ impl Vfs {
     }
 }
 
-/// Why a tree with changes cannot be opened: nobody else's bytes are shown below them.
-fn no_base(repo: &RepoKey, bundle: BundleId) -> String {
-    let what = "what is staged is based on it, and the store does not have it";
-    format!("{}: {bundle}: {what} (bring the store's objects back; nothing staged is lost)", repo.name)
+/// Why a tree cannot be opened whose base is gone: nobody else's bytes are shown below changes, nor an older version in its place.
+fn no_base(repo: &RepoKey, bundle: BundleId, is_dirty: bool) -> String {
+    let (what, remedy) = match is_dirty {
+        true => ("what is staged is based on it", "bring the store's objects back; nothing staged is lost"),
+        false => ("staging begins with it", "bring the store's objects back, or begin with another: -o base="),
+    };
+    format!("{}: {bundle}: {what}, and the store does not have it ({remedy})", repo.name)
 }

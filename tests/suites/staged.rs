@@ -258,6 +258,30 @@ fn what_nobody_has_looked_at_since_an_earlier_mount_is_committed_by_umount() {
 }
 
 #[test]
+fn a_clean_tree_whose_base_is_gone_names_it_and_what_to_do() {
+    if !inside("staged::a_clean_tree_whose_base_is_gone_names_it_and_what_to_do") {
+        return;
+    }
+    let world = World::new("refresh=100ms");
+    let bundle = world.commit("f", "1");
+    world.host.umount(&world.mnt);
+    let find = ["-type", "f", "-path", "*/bundles/*", "-name", &bundle];
+    let descriptor = run(Command::new("find").arg(world.dir.path().join("store")).args(find)).trim().to_owned();
+    let away = world.dir.path().join("away");
+    fs::rename(&descriptor, &away).unwrap();
+    world.host.mount("prod", "refresh=100ms");
+    let refused = world.host.datamon(["commit", world.at("staging").to_str().unwrap()]).output().unwrap();
+    let said = text(&refused);
+    assert_eq!((refused.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    assert!(said.contains(&bundle) && said.contains("begin with another: -o base="), "{said}");
+    world.refused("ls labels/latest/", "No such file or directory");
+    assert!(world.status().contains("its object is gone: put it back"), "{}", world.status());
+    fs::rename(&away, &descriptor).unwrap();
+    world.sh("echo 2 > staging/g && sync staging && cat labels/latest/f labels/latest/g");
+    world.end();
+}
+
+#[test]
 fn an_entry_too_deep_for_a_bundle_is_named_by_the_commit_that_it_stops() {
     if !inside("staged::an_entry_too_deep_for_a_bundle_is_named_by_the_commit_that_it_stops") {
         return;

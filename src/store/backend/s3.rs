@@ -95,7 +95,46 @@ fn settings(
         }
     }
     settings.extend(options.iter().filter_map(|(name, value)| Some((s3_key(name)?, value.clone()))));
-    Ok(settings)
+    // The values of keys are nobody's to read.
+    let bad = settings.iter().find_map(|(key, value)| Some((key.as_ref(), accepted_instead(key, value)?)));
+    match bad {
+        Some((name, form)) => {
+            Err(StoreError::Unsupported { what: format!("{url}: {name}: bad value (accepted: {form})") })
+        }
+        None => Ok(settings),
+    }
+}
+
+/// What is accepted, of a value that is not: object_store takes any, and panics when it makes a request of it.
+pub(super) fn accepted_instead(key: &AmazonS3ConfigKey, value: &str) -> Option<&'static str> {
+    use AmazonS3ConfigKey as Key;
+    let (is_good, form) = match key {
+        Key::Endpoint
+        | Key::MetadataEndpoint
+        | Key::StsEndpoint
+        | Key::ContainerCredentialsFullUri
+        | Key::Client(ClientConfigKey::ProxyUrl) => (is_address(value), "http://HOST[:PORT] or https://HOST[:PORT]"),
+        Key::Region | Key::DefaultRegion => {
+            let is_word = value.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+            (is_word && !value.is_empty(), "letters, digits and dashes: eu-west-1")
+        }
+        Key::AccessKeyId | Key::Token => (
+            value.chars().all(|c| c.is_ascii_graphic()),
+            "a key as it was given out: no space and no end of line in it",
+        ),
+        key if key.as_ref() == "aws_server_side_encryption" => {
+            let kinds = ["AES256", "aws:kms", "aws:kms:dsse", "sse-c"];
+            (kinds.contains(&value), "AES256, aws:kms, aws:kms:dsse or sse-c")
+        }
+        _ => (!value.contains(char::is_control), "a line of text"),
+    };
+    (!is_good).then_some(form)
+}
+
+fn is_address(value: &str) -> bool {
+    let Ok(uri) = value.parse::<http::Uri>() else { return false };
+    let has_host = uri.host().is_some_and(|host| !host.is_empty());
+    has_host && matches!(uri.scheme_str(), Some("http" | "https")) && uri.query().is_none()
 }
 
 /// The settings under `[profile]` in a file as the AWS tools keep it; `None` where there is no such section.
@@ -159,6 +198,30 @@ mod tests {
         assert_eq!(value(&lab, AmazonS3ConfigKey::AccessKeyId), Some("B"));
         let none = named(&[pair("profile", "none"), credentials]).unwrap_err().to_string();
         assert!(none.contains("profile none is not in"), "{none}");
+    }
+
+    #[test]
+    fn a_value_that_no_request_can_be_made_of_is_refused_by_name() {
+        let refused = |name: &str, value: &str| {
+            let settings = settings("s3://b", &BTreeMap::from([pair(name, value)]), &[]);
+            settings.err().map(|why| why.to_string())
+        };
+        for (name, good, bad) in [
+            ("endpoint", "http://127.0.0.1:9000", "xx"),
+            ("endpoint", "https://s3.example.org/path", ""),
+            ("endpoint", "http://[::1]:9000", "http://a b"),
+            ("region", "eu-west-1", "a b"),
+            ("sse", "aws:kms", "zzz"),
+            ("proxy_url", "http://proxy:3128", "proxy"),
+            ("role_arn", "arn:aws:iam::1:role/x", "a\nb"),
+        ] {
+            assert_eq!(refused(name, good), None, "{name}={good}");
+            assert!(refused(name, bad).unwrap().contains("bad value (accepted: "), "{name}={bad}");
+        }
+        // As a secret that was read from a file with its end of line.
+        let keys = [pair("AWS_ACCESS_KEY_ID", "AKIA\n"), pair("AWS_SECRET_ACCESS_KEY", "x")];
+        let why = settings("s3://b", &BTreeMap::new(), &keys).unwrap_err().to_string();
+        assert!(why.contains("aws_access_key_id: bad value") && !why.contains("AKIA"), "{why}");
     }
 
     #[tokio::test]
