@@ -570,8 +570,14 @@ impl Vfs {
                 add("at", self.directory(NameNode::Times(repo.clone()), Ttl::Short));
                 add("bundles", self.directory(NameNode::Bundles(repo.clone()), Ttl::Short));
                 add("labels", self.directory(NameNode::Labels(repo.clone()), Ttl::Short));
-                let provisional = self.namespace_directory(self.name_ino(node), self.mounted);
-                add("staging", Found { attr: provisional, ttl: Ttl::None });
+                // Of a tree that is not open nobody knows the number yet: it has one that it would have elsewhere, never another's,
+                // which the kernel takes for a loop.
+                let provisional = || self.directory(NameNode::BusyStaging(repo.clone()), Ttl::None);
+                let staging = match self.open_slot_of(repo) {
+                    Some(slot) => self.getattr(Node::staged_ino(slot, ROOT)).await.unwrap_or_else(|_| provisional()),
+                    None => provisional(),
+                };
+                add("staging", Found { ttl: Ttl::None, ..staging });
             }
             NameNode::Bundles(repo) => {
                 for bundle in self.bundles(repo).await? {

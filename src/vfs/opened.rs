@@ -225,6 +225,12 @@ impl Vfs {
         trees.by_slot.iter().filter_map(|open| Some((open.repo.clone(), open.committer.clone()?))).collect()
     }
 
+    /// The slot of a repo's staging tree, if it is open.
+    pub(super) fn open_slot_of(&self, repo: &RepoKey) -> Option<usize> {
+        let trees = self.trees.lock().expect("nothing panics while it holds the trees");
+        trees.by_slot.iter().position(|open| open.repo.id == repo.id && open.committer.is_some())
+    }
+
     /// Lets the trees have the names that their repos have now.
     pub(crate) fn name_trees(&self, name_of: impl Fn(RepoId) -> Option<RepoName>) {
         let mut trees = self.trees.lock().expect("nothing panics while it holds the trees");

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
@@ -133,6 +133,23 @@ fn numbers_of_inodes_are_each_ones_own_and_stay() {
         seen.extend(of.values());
     }
     assert_eq!(seen.len(), entries, "unique in the mount: {all:?}");
+
+    // A listing says the numbers that a look at each name finds; of a tree that nobody has looked into one that is nobody else's.
+    let listed = |dir: &Path| -> HashMap<String, u64> {
+        let entries = fs::read_dir(dir).unwrap().map(Result::unwrap);
+        entries.map(|entry| (entry.file_name().into_string().unwrap(), entry.ino())).collect()
+    };
+    for dir in [&world.mnt, &world.at(""), &world.at("bundles"), &world.at("labels"), &world.at("staging")] {
+        for (name, ino) in listed(dir) {
+            assert_eq!(ino, dir.join(&name).symlink_metadata().unwrap().ino(), "{}", dir.join(name).display());
+        }
+    }
+    let unseen = world.mnt.join("unseen");
+    fs::create_dir(&unseen).unwrap();
+    let mut of_unseen: Vec<u64> = listed(&unseen).into_values().collect();
+    of_unseen.extend([&unseen, &world.mnt].map(|dir| fs::metadata(dir).unwrap().ino()));
+    assert_eq!(of_unseen.iter().collect::<HashSet<_>>().len(), 4 + 2, "{of_unseen:?}");
+    assert!(unseen.join("staging").read_dir().unwrap().next().is_none());
 
     // Another host's mount of the same bundle has the same ones.
     let other = world.place.host(&world.dir.path().join("two"), "add");
