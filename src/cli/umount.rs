@@ -201,8 +201,10 @@ pub fn find_above<'a>(mounts: &'a [Mounted], path: &Path) -> Option<&'a Mounted>
 /// The topmost datamon mount at `dir`, without touching it: its daemon may be dead.
 pub fn find<'a>(mounts: &'a [Mounted], dir: &Path) -> Option<&'a Mounted> {
     let at = |dir: &Path| mounts.iter().rev().find(|mounted| mounted.dir == dir && mounted.kind == "fuse.datamon");
+    // Not through another mount of ours, whose daemon may be stopped.
+    let is_inside = || dir.parent().is_none_or(|parent| find_above(mounts, parent).is_some());
     let by_parent = || Some(fs::canonicalize(dir.parent()?).ok()?.join(dir.file_name()?));
-    at(dir).or_else(|| at(&by_parent()?))
+    at(dir).or_else(|| if is_inside() { None } else { at(&by_parent()?) })
 }
 
 fn parse(line: &[u8]) -> Option<Mounted> {

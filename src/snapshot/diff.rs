@@ -6,7 +6,7 @@
 //!
 //! An entry has changed when its kind, bytes, permissions, owner, xattrs, target or device number did; a time alone is no
 //! change, as for git. Directories are shown, with a '/' behind their name, when they themselves were added, removed or
-//! changed so.
+//! changed so. What was a directory and is none any more was removed, and the other added, as for git.
 //!
 //! # Invariants
 //!
@@ -112,15 +112,16 @@ pub async fn changes(old: &Arc<Snapshot>, new: &Arc<Snapshot>) -> Result<Changes
     if !links.is_empty() {
         found.ranges += note_names(new, &links, &mut by_key).await?;
     }
-    found.changes = by_key.into_iter().filter_map(|(key, what)| shown(&key, what)).collect();
+    let shown = |((key, is_directory), letter): ((RowKey, bool), u8)| shown(&key, is_directory, letter);
+    found.changes = by_key.into_iter().filter_map(shown).collect();
     found.changes.sort();
     Ok(found)
 }
 
-/// The letter of each changed key, and whether it is a directory's.
-type ByKey = BTreeMap<RowKey, (u8, bool)>;
+/// The letter of each changed key, as that of a directory or of anything else: it may have been the one and be the other.
+type ByKey = BTreeMap<(RowKey, bool), u8>;
 
-fn shown(key: &RowKey, (letter, is_directory): (u8, bool)) -> Option<Change> {
+fn shown(key: &RowKey, is_directory: bool, letter: u8) -> Option<Change> {
     let path = key.path()?;
     let mut path = if path.is_root() { b".".to_vec() } else { path.as_bytes().to_vec() };
     if is_directory {
@@ -154,13 +155,8 @@ fn note(before: Option<&Row>, after: Option<&Row>, found: &mut ByKey, links: &mu
         links.extend(row.key.link_id().filter(|_| before.is_some() && after.is_some()));
         return;
     }
-    // The same key in the other table: a directory became something else, or the reverse.
-    if let Some(known) = found.get_mut(&row.key) {
-        *known = (RETYPED, false);
-        return;
-    }
     let is_directory = matches!(&row.value, RowValue::Entry(Entry { body: Body::Directory { .. }, .. }));
-    found.insert(row.key.clone(), (letter, is_directory));
+    found.insert((row.key.clone(), is_directory), letter);
 }
 
 /// How an entry changed, if it did.
@@ -182,7 +178,7 @@ async fn note_names(new: &Arc<Snapshot>, links: &HashSet<LinkId>, found: &mut By
     let mut rows = Rows::all(new.clone(), Table::Files).await?;
     while let Some(row) = rows.peek().await? {
         if matches!(&row.value, RowValue::Link(link) if links.contains(link)) {
-            found.entry(row.key.clone()).or_insert((MODIFIED, false));
+            found.entry((row.key.clone(), false)).or_insert(MODIFIED);
         }
         rows.skip();
     }

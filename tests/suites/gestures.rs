@@ -464,6 +464,17 @@ fn a_diff_names_what_changed() {
     assert!(!world.at(".datamon/diff/v1").exists());
     world.sh(&format!("echo {one} > .datamon/labels/a..b"));
     assert_eq!(world.read(".datamon/diff/a..b..latest"), expected, "a label may hold dots");
+    // What becomes a directory, or was one: git says the same.
+    world.sh("cd staging && rm new && mkdir new && echo 1 > new/in && rm -r sub && echo 1 > sub");
+    let three = world.commit("last", "1");
+    let expected = "A\tlast\nD\tnew\nA\tnew/\nA\tnew/in\nA\tsub\nD\tsub/\nD\tsub/changed\nD\tsub/same\n";
+    assert_eq!(world.read(&format!(".datamon/diff/{two}..{three}")), expected);
+    // Between two bundles git says the same, of files.
+    let git = format!("git diff --no-index --name-status --no-renames bundles/{two} bundles/{three}");
+    let said = world.sh(&format!("{git} | sed 's#bundles/[^/]*/##'"));
+    let of_files: String =
+        expected.lines().filter(|line| !line.ends_with('/')).map(|line| format!("{line}\n")).collect();
+    assert_eq!(said, of_files);
     world.end();
 }
 

@@ -249,6 +249,10 @@ fn umount_8_of_a_stopped_daemon_ends_and_says_where_the_mount_can_be_ended() {
             }
         };
         signal("STOP");
+        // A wrong place inside it is known by its name.
+        let inside = mnt.join("staging/deep");
+        let wrong = within(SOON, &mut host.datamon(["umount", inside.to_str().unwrap()]));
+        assert!(text(&wrong).contains("deep: not a datamon mount"), "{}", text(&wrong));
         let (code, said) = answer(&host, "umount", &[], &mnt);
         signal("CONT");
         assert_eq!(code, 32, "{source}: {said}");

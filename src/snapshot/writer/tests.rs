@@ -420,6 +420,7 @@ async fn a_change_has_gits_letter_and_times_alone_are_none() {
         file("kind", chunk(3), 10),
         name("linked"),
         file("mode", chunk(4), 10),
+        file("opened", chunk(4), 10),
         file("time", chunk(5), 10),
         file("tree/inside", chunk(6), 10),
     ];
@@ -434,13 +435,13 @@ async fn a_change_has_gits_letter_and_times_alone_are_none() {
         file("tree", chunk(6), 10),
     ];
     let old = rows(&world, 1, &["empty", "tree"], before).await;
-    let new = rows(&world, 2, &[], after).await;
+    let new = rows(&world, 2, &["opened"], after).await;
     let found = diff::changes(&old, &new).await.unwrap().changes;
     let text: Vec<_> =
         found.iter().map(|c| format!("{} {}", char::from(c.letter), String::from_utf8_lossy(&c.path))).collect();
     let expected =
-        ["M bytes", "D empty/", "D gone", "T kind", "M linked", "M mode", "A new", "T tree", "D tree/inside"];
-    assert_eq!(text, expected);
+        ["M bytes", "D empty/", "D gone", "T kind", "M linked", "M mode", "A new", "D opened", "A opened/", "A tree"];
+    assert_eq!(text, [&expected[..], &["D tree/", "D tree/inside"]].concat());
 }
 
 #[tokio::test]
