@@ -42,7 +42,9 @@ use bytes::Bytes;
 
 use crate::format::extents;
 use crate::model::chunk::ChunkSize;
-use crate::model::entry::{Attributes, BlockList, Body, Content, Entry, FileBody, Region, SET_GROUP_ID, SET_USER_ID};
+use crate::model::entry::{
+    Attributes, BLOCK_BYTES, BlockList, Body, Content, Entry, FileBody, Region, SET_GROUP_ID, SET_USER_ID,
+};
 use crate::model::name::FileName;
 use crate::snapshot::Snapshot;
 use crate::staging::inode::{FileData, InodeBody, ROOT};
@@ -143,8 +145,6 @@ pub enum Make {
     Special(Body),
 }
 
-/// The unit of `st_blocks` (inode(7)).
-const BLOCK_BYTES: u64 = 512;
 /// How long a look at a file waits for what only its list of blocks says.
 const BLOCKS_LIMIT: Duration = Duration::from_secs(2);
 /// Why chmod(1) and its like do nothing in the namespace.

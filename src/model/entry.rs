@@ -179,6 +179,9 @@ impl Content {
     }
 }
 
+/// The unit of `st_blocks` (inode(7)).
+pub const BLOCK_BYTES: u64 = 512;
+
 /// A regular file: its length and bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileBody {

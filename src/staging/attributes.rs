@@ -11,11 +11,8 @@ use crate::local::db::Batch;
 use crate::local::staged_files::Place;
 use crate::model::chunk::ChunkSize;
 use crate::model::clock::Timestamp;
-use crate::model::entry::{Attributes, Body, FileKind, SET_GROUP_ID, SET_USER_ID};
+use crate::model::entry::{Attributes, BLOCK_BYTES, Body, FileKind, SET_GROUP_ID, SET_USER_ID};
 use crate::model::limits::XATTR_BYTES_MAX;
-
-/// The unit of `st_blocks` (inode(7)).
-const BLOCK_BYTES: u64 = 512;
 
 /// What stat(2) shows of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
