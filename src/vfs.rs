@@ -31,6 +31,7 @@ pub mod node;
 mod opened;
 pub mod read_log;
 mod remembered;
+mod rows;
 pub mod shown;
 pub mod xattrs;
 
@@ -40,13 +41,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::format::extents;
 use crate::model::chunk::ChunkSize;
-use crate::model::entry::{
-    Attributes, BLOCK_BYTES, BlockList, Body, Content, Entry, FileBody, Region, SET_GROUP_ID, SET_USER_ID,
-};
+use crate::model::entry::{Attributes, Body, Entry, Region, SET_GROUP_ID, SET_USER_ID};
 use crate::model::name::FileName;
-use crate::snapshot::Snapshot;
 use crate::staging::inode::{FileData, InodeBody, ROOT};
 use crate::staging::tree::{Caller, NodeAttr, SetAttr, StagingError};
 use error::VfsError;
@@ -145,8 +142,6 @@ pub enum Make {
     Special(Body),
 }
 
-/// How long a look at a file waits for what only its list of blocks says.
-const BLOCKS_LIMIT: Duration = Duration::from_secs(2);
 /// Why chmod(1) and its like do nothing in the namespace.
 const NO_ATTRIBUTES: &str = "those of the mount's owner (files go into REPO/staging/, where they can be set; rmdir removes an \
     empty repo; uid=, gid= and umask= say what is shown)";
@@ -242,16 +237,7 @@ impl Vfs {
             Node::Row { slot, row } => {
                 let snapshot = self.view(slot).await?;
                 let path = snapshot.directory_path(row).await?.ok_or(VfsError::NotDirectory)?;
-                let chunk = snapshot.descriptor().chunk_size;
-                let show = |row, entry: &Entry| (self.plain_row(slot, row, entry, chunk), listed_file(entry).cloned());
-                let mut listed = Vec::new();
-                for (name, (mut found, file)) in snapshot.list_with(&path, after, max, show).await? {
-                    if let Some(file) = file {
-                        found.attr.blocks = blocks_of_listed(&file, &snapshot).await.unwrap_or(found.attr.blocks);
-                    }
-                    listed.push(Listed { name, found });
-                }
-                Ok(listed)
+                self.list_rows(slot, &snapshot, &path, after, max).await
             }
             Node::Name(node) => self.list_names(&node, after, max).await,
         }
@@ -664,42 +650,6 @@ impl Vfs {
         Found { attr: NodeAttr { ino, attributes, ..attr }, ttl: Ttl::Long }
     }
 
-    async fn row(&self, slot: usize, row: crate::snapshot::RowId, entry: &Entry, snapshot: &Snapshot) -> Found {
-        let mut found = self.plain_row(slot, row, entry, snapshot.descriptor().chunk_size);
-        if let Some(file) = listed_file(entry) {
-            found.attr.blocks = blocks_of_listed(file, snapshot).await.unwrap_or(found.attr.blocks);
-        }
-        found
-    }
-
-    /// The same, by what the row alone says.
-    fn plain_row(&self, slot: usize, row: crate::snapshot::RowId, entry: &Entry, chunk: ChunkSize) -> Found {
-        let rdev = match entry.body {
-            Body::CharDevice(rdev) | Body::BlockDevice(rdev) => rdev,
-            _ => 0,
-        };
-        let (nlink, blocks) = match &entry.body {
-            // What is only known to be some is 1, as btrfs has it: nobody takes that for a number of directories.
-            Body::Directory { counts, .. } => (if counts.directories == 0 { 2 } else { 1 }, 0),
-            Body::File(file) => (entry.nlink, extents::allocated_bytes(file, chunk).div_ceil(BLOCK_BYTES)),
-            _ => (entry.nlink, entry.size().div_ceil(BLOCK_BYTES)),
-        };
-        let attr = NodeAttr {
-            ino: self.to_kernel(Node::row_ino(slot, row)),
-            kind: entry.kind(),
-            attributes: self.settings().shown.of(entry.attributes),
-            atime: entry.attributes.mtime,
-            ctime: entry.attributes.mtime,
-            size: entry.size(),
-            nlink,
-            rdev,
-            blocks,
-        };
-        Found { attr, ttl: Ttl::Long }
-    }
-}
-
-impl Vfs {
     /// Attributes of a directory of the namespace.
     pub(crate) fn namespace_directory(&self, ino: Ino, mtime: crate::model::clock::Timestamp) -> NodeAttr {
         let ((uid, gid), umask) = (self.shown_owner(), self.settings().shown.umask);
@@ -708,22 +658,6 @@ impl Vfs {
         // Directories of the namespace are not counted.
         NodeAttr { ino, kind, attributes, atime: mtime, ctime: mtime, size: 0, nlink: 1, rdev: 0, blocks: 0 }
     }
-}
-
-/// A file so large that its row does not name its blocks.
-fn listed_file(entry: &Entry) -> Option<&FileBody> {
-    match &entry.body {
-        Body::File(file @ FileBody { content: Content::Extents { blocks: BlockList::Listed { .. }, .. }, .. }) => {
-            Some(file)
-        }
-        _ => None,
-    }
-}
-
-/// `st_blocks` of such a file, where the store says it in time: nobody who lists waits long for that.
-async fn blocks_of_listed(file: &FileBody, snapshot: &Snapshot) -> Option<u64> {
-    let blocks = tokio::time::timeout(BLOCKS_LIMIT, snapshot.reader().blocks(file)).await.ok()?.ok()?;
-    Some(extents::allocated_in(&blocks, file.size, snapshot.descriptor().chunk_size).div_ceil(BLOCK_BYTES))
 }
 
 /// The open trees and views of a mount, behind locks that are never held across an await.

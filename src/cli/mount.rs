@@ -311,7 +311,7 @@ fn settings(
         uploads: options.requests.0,
         keeps: {
             let options = options.clone();
-            Box::new(move |words| options.keeps(words))
+            Box::new(move |lists| options.keeps(lists))
         },
         faults: Arc::new(faults),
     })

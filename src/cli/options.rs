@@ -287,10 +287,7 @@ impl MountOptions {
         let all = || lists.iter().flat_map(|list| words(list)).filter(|word| !word.is_empty());
         self.remount |= all().any(|word| word == "remount");
         for word in all() {
-            match word.split_once('=') {
-                Some((name, value)) => self.set(name, unquoted(value))?,
-                None => self.switch(word)?,
-            }
+            self.say(word)?;
         }
         if !self.verify && !self.read_only {
             return Err("verify=off: only with ro: what was not verified must not be committed (add ro)".to_owned());
@@ -298,11 +295,13 @@ impl MountOptions {
         Ok(self)
     }
 
-    /// Refuses the first of these words that a mount with these options does not have: a remount changes flags alone.
-    pub fn keeps(&self, words: &[String]) -> Result<(), String> {
+    /// Refuses the first word of these `-o` that a mount with these options does not have: a remount changes flags alone.
+    pub fn keeps(&self, lists: &[String]) -> Result<(), String> {
         let before = self.without_flags();
-        for word in words {
-            let after = before.clone().with(std::slice::from_ref(word))?.without_flags();
+        for word in lists.iter().flat_map(|list| words(list)).filter(|word| !word.is_empty()) {
+            let mut after = before.clone();
+            after.say(word)?;
+            let after = after.without_flags();
             // One label more is one that was said already.
             let is_same_label = after.labels.last().is_some_and(|last| before.labels.contains(last));
             let after = if is_same_label { Self { labels: before.labels.clone(), ..after } } else { after };
@@ -318,6 +317,13 @@ impl MountOptions {
     fn without_flags(&self) -> Self {
         let (read_only, suid, dev, exec, network) = (true, false, false, true, false);
         Self { read_only, suid, dev, exec, network, remount: true, ..self.clone() }
+    }
+
+    fn say(&mut self, word: &str) -> Result<(), String> {
+        match word.split_once('=') {
+            Some((name, value)) => self.set(name, unquoted(value)),
+            None => self.switch(word),
+        }
     }
 
     fn switch(&mut self, word: &str) -> Result<(), String> {
@@ -455,14 +461,6 @@ fn words(list: &str) -> impl Iterator<Item = &str> {
         is_quoted ^= c == '"';
         c == ',' && !is_quoted
     })
-}
-
-/// Of all `-o` the words that a remount does not change.
-pub fn words_kept(lists: &[String]) -> impl Iterator<Item = &str> {
-    const CHANGED: [&str; 9] = ["ro", "rw", "remount", "suid", "nosuid", "dev", "nodev", "exec", "noexec"];
-    let said_of_the_mount = |word: &str| OF_THE_KERNEL.contains(&word.split('=').next().unwrap_or(word));
-    let all = lists.iter().flat_map(|list| words(list)).filter(|word| !word.is_empty());
-    all.filter(move |word| !CHANGED.contains(word) && !IGNORED.contains(word) && !said_of_the_mount(word))
 }
 
 fn unquoted(value: &str) -> &str {

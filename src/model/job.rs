@@ -49,8 +49,8 @@ pub enum Verb {
     },
     /// Nothing, if these mount options hold already: a remount changes flags alone.
     Keep {
-        /// The options, as `-o` has them.
-        words: Vec<String>,
+        /// The options, as each `-o` has them.
+        options: Vec<String>,
     },
 }
 

@@ -206,7 +206,7 @@ impl Vfs {
             }
         };
         // The kernel asks whether the version's root may be written to; what counts is `labels/`, which is the mounter's.
-        if !self.is_mounter(caller) {
+        if !self.owns_namespace(caller) {
             return Err(VfsError::NotPermitted);
         }
         self.writable()?;
@@ -227,8 +227,8 @@ impl Vfs {
 
     // ---- commits -----------------------------------------------------------------------------------------------------
 
-    /// Whether the caller is root, or who mounted this.
-    fn is_mounter(&self, caller: Caller) -> bool {
+    /// Whether the caller is root, or whose the namespace is shown to be: who mounted it, unless `uid=` says another.
+    fn owns_namespace(&self, caller: Caller) -> bool {
         caller.uid == 0 || caller.uid == self.shown_owner().0
     }
 
@@ -240,7 +240,7 @@ impl Vfs {
         caller: Caller,
         groups: impl FnOnce() -> Vec<u32>,
     ) -> Result<(), VfsError> {
-        let Some(repo) = scope.repo().filter(|_| !self.is_mounter(caller)) else { return Ok(()) };
+        let Some(repo) = scope.repo().filter(|_| !self.owns_namespace(caller)) else { return Ok(()) };
         let root = Node::staged_ino(self.tree_slot(repo).await?, ROOT);
         let permitted = self.may_write(root, caller, groups).await;
         if permitted { Ok(()) } else { Err(VfsError::NotYours(NOT_YOURS)) }
@@ -257,7 +257,7 @@ impl Vfs {
                 let slot = self.tree_slot(repo).await?;
                 self.commit_slot(slot, Asked::default(), caller).await.map(drop)
             }
-            ("restore", _) if !self.is_mounter(caller) => {
+            ("restore", _) if !self.owns_namespace(caller) => {
                 Err(VfsError::NotYours("restore is for who mounted it, as rmdir is"))
             }
             ("restore", bundle) if !bundle.is_empty() => {

@@ -161,7 +161,7 @@ impl Vfs {
 
     /// Refuses to remove a repo into which somebody on this host has staged something: no gesture would lead there any more.
     async fn refuse_staged(&self, repo: &RepoKey) -> Result<(), VfsError> {
-        for (stage, dir) in self.other_stages(repo.id) {
+        for (_, stage, dir) in self.other_stages().into_iter().filter(|(id, ..)| *id == repo.id) {
             if self.has_left(dir).await? {
                 let remedy = format!("commit or discard that first, in a mount with -o stage={stage}");
                 return Err(VfsError::Busy(format!("{}: something is staged in it ({remedy})", repo.name)));

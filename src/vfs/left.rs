@@ -46,14 +46,19 @@ impl Vfs {
         Ok(None)
     }
 
+    /// Whose trees this mount may have to do with: one repo's, or (`Some(None)`) all; `None`: nobody's.
+    fn scope(&self) -> Option<Option<RepoId>> {
+        match self.root() {
+            Node::Name(NameNode::Context) => Some(None),
+            Node::Name(NameNode::Repo(repo)) => Some(Some(repo.id)),
+            Node::Staged { slot, .. } => Some(Some(self.committer(*slot).ok()?.0.id)),
+            _ => None,
+        }
+    }
+
     /// The trees of this mount that exist and are not open.
     fn unopened_trees(&self) -> Vec<(RepoId, PathBuf)> {
-        let only = match self.root() {
-            Node::Name(NameNode::Context) => None,
-            Node::Name(NameNode::Repo(repo)) => Some(repo.id),
-            // What is mounted there is open, or no tree at all.
-            _ => return Vec::new(),
-        };
+        let Some(only) = self.scope() else { return Vec::new() };
         let open: Vec<_> = self.tree_slots().iter().map(|repo| repo.id).collect();
         let wanted = |id: &RepoId| !open.contains(id) && only.is_none_or(|only| only == *id);
         self.tree_dirs().into_iter().filter(|(id, _)| wanted(id)).collect()
@@ -92,21 +97,17 @@ impl Vfs {
 
     /// The same of what was left under other names (`stage=`), which this mount neither shows nor commits: told when it begins.
     async fn left_in_other_stages(&self) -> Vec<String> {
-        let only = match self.root() {
-            Node::Name(NameNode::Context) => None,
-            Node::Name(NameNode::Repo(repo)) => Some(repo.id),
-            Node::Staged { slot, .. } => self.committer(*slot).ok().map(|(repo, _)| repo.id),
-            _ => return Vec::new(),
-        };
-        let repos = self.catalog().await.map(|catalog| catalog.repos.clone()).unwrap_or_default();
+        let Some(only) = self.scope() else { return Vec::new() };
         let mut sentences = Vec::new();
-        for (name, entry) in repos.iter().filter(|(_, entry)| only.is_none_or(|only| only == entry.id)) {
-            for (stage, dir) in self.other_stages(entry.id) {
-                // One that another mount has, or that cannot be looked at, is told by a mount of it.
-                if self.has_left(dir).await.unwrap_or(false) {
-                    let remedy = format!("mount it with -o stage={stage} to see or commit them");
-                    sentences.push(format!("{name}: changes are staged under stage={stage} ({remedy})"));
-                }
+        for (id, stage, dir) in self.other_stages() {
+            // One that another mount has, or that cannot be looked at, is told by a mount of it.
+            if only.is_some_and(|only| only != id) || !self.has_left(dir).await.unwrap_or(false) {
+                continue;
+            }
+            // The store is asked for the name only now.
+            if let Ok(Some(RepoKey { name, .. })) = self.repo_with(id).await {
+                let remedy = format!("mount it with -o stage={stage} to see or commit them");
+                sentences.push(format!("{name}: changes are staged under stage={stage} ({remedy})"));
             }
         }
         sentences

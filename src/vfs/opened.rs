@@ -282,26 +282,27 @@ impl Vfs {
         self.settings().state.join(context).join(repo.id.to_string()).join(self.settings().stage.as_str())
     }
 
-    /// The state directories of this mount's stage, whosever they are.
-    pub(super) fn tree_dirs(&self) -> Vec<(RepoId, PathBuf)> {
-        let repos = self.settings().state.join(self.store().context().to_string());
-        let entries = std::fs::read_dir(repos).into_iter().flatten().flatten();
-        let dirs = entries.filter_map(|entry| {
-            let id = entry.file_name().to_str()?.parse().ok()?;
-            Some((id, entry.path().join(self.settings().stage.as_str())))
-        });
-        dirs.filter(|(_, dir)| dir.is_dir()).collect()
+    /// The staging trees in the state directory, whosever they are, under whatever name (`stage=`).
+    fn all_trees(&self) -> impl Iterator<Item = (RepoId, StageName, PathBuf)> {
+        let inside = |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let repos = inside(self.settings().state.join(self.store().context().to_string()));
+        let repos = repos.filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())));
+        let trees = repos.flat_map(move |(repo, dir)| inside(dir).map(move |entry| (repo, entry)));
+        let trees =
+            trees.filter_map(|(repo, entry)| Some((repo, entry.file_name().to_str()?.parse().ok()?, entry.path())));
+        trees.filter(|(.., dir)| dir.is_dir())
     }
 
-    /// The state directories of a repo's other stages.
-    pub(super) fn other_stages(&self, repo: RepoId) -> Vec<(StageName, PathBuf)> {
-        let dir = self.settings().state.join(self.store().context().to_string()).join(repo.to_string());
-        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        let stages = entries.filter_map(|entry| {
-            let stage: StageName = entry.file_name().to_str()?.parse().ok()?;
-            (stage != self.settings().stage && entry.path().join("db").exists()).then(|| (stage, entry.path()))
-        });
-        stages.collect()
+    /// The state directories of this mount's stage.
+    pub(super) fn tree_dirs(&self) -> Vec<(RepoId, PathBuf)> {
+        let ours = self.all_trees().filter(|(_, stage, _)| *stage == self.settings().stage);
+        ours.map(|(repo, _, dir)| (repo, dir)).collect()
+    }
+
+    /// Those of other stages, where there is a tree.
+    pub(super) fn other_stages(&self) -> Vec<(RepoId, StageName, PathBuf)> {
+        let others = self.all_trees().filter(|(_, stage, _)| *stage != self.settings().stage);
+        others.filter(|(.., dir)| dir.join("db").exists()).collect()
     }
 
     /// Opens a repo's staging tree: one with changes on its own base, a clean one on what was asked for.

@@ -308,6 +308,15 @@ fn a_member_of_the_trees_group_commits_by_sync_and_a_stranger_does_not() {
     assert_ne!(tells("4000,4242", &format!("restore {bundle}")), "");
     assert!(status().contains("restore is for who mounted it"), "{}", status());
     one.umount(&mnt);
+    // Whom `uid=` shows as the owner of the namespace has it.
+    let mnt = one.mount("prod", "allow_other,uid=4000");
+    let line = "mkdir census/labels/mine && echo for the next > census/.datamon/message";
+    for (user, may) in [("4001", false), ("4000", true)] {
+        let words = ["--reuid", user, "--regid", user, "--clear-groups", "sh", "-c", line];
+        let output = Command::new("setpriv").args(words).current_dir(&mnt).output().unwrap();
+        assert_eq!(output.status.success(), may, "{user}: {}", text(&output));
+    }
+    one.umount(&mnt);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 
 use crate::cli::control;
-use crate::cli::options::{self, MountOptions};
+use crate::cli::options::MountOptions;
 use crate::cli::output::Failure;
 use crate::cli::progress::Shown;
 use crate::cli::umount;
@@ -31,10 +31,7 @@ pub fn run(dir: &Path, words: &[String]) -> Result<(), Failure> {
         let told = control::carry_out(&mounted.dir, &verb, Shown::nothing());
         told.map(drop).map_err(|failure| failure.about(&dir.display().to_string()))
     };
-    let kept: Vec<_> = options::words_kept(words).map(str::to_owned).collect();
-    if !kept.is_empty() {
-        ask(Verb::Keep { words: kept })?;
-    }
+    ask(Verb::Keep { options: words.to_owned() })?;
     let tell = || ask(Verb::Remount { read_only: flags.read_only });
     let change = || sys::remount(&mounted.dir, flags).map_err(|why| refused(dir, &why));
     // Never a moment in which the kernel lets through what the daemon refuses.

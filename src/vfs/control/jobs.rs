@@ -68,8 +68,8 @@ impl Vfs {
                     return failed("denied", "what is mounted here stays read-only".to_owned(), vec![]);
                 }
             }
-            Verb::Keep { words } => {
-                if let Err(why) = (self.settings().keeps)(&words) {
+            Verb::Keep { options } => {
+                if let Err(why) = (self.settings().keeps)(&options) {
                     return failed("denied", why, vec![]);
                 }
             }
